@@ -1,0 +1,43 @@
+# Each target works from a bare machine with Python 3.11 or later: it makes its own virtual environment first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: setup demo check fix test bench docs notebooks clean
+.DEFAULT_GOAL := demo
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11; name another: make PYTHON=python3.12"; exit 2; }
+	@echo "setting up $(VENV) (torch is large: a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+demo: setup
+	$(BIN)/wrn demo
+
+check: setup  # seconds
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_house.py
+
+fix: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: setup
+	$(BIN)/pytest -q --cov --cov-report=term
+
+bench: setup
+	$(BIN)/python benchmarks/training.py
+
+notebooks: setup
+	$(BIN)/jupytext --to ipynb notebooks/*.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info

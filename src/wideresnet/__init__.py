@@ -1,0 +1,79 @@
+"""Wide ResNets, from a folder of images to a model you can use. Names load on first use: importing costs no torch."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wideresnet.errors import (
+        DataError,
+        ImageError,
+        Interrupted,
+        ModelFileError,
+        TrainingStopped,
+        UsageError,
+        WideResNetError,
+    )
+    from wideresnet.evaluation import Evaluation
+    from wideresnet.jobs import Run, evaluate, resume, train
+    from wideresnet.model import WideResidualBlock, WideResNetBackbone, WideResNetClassifier, make_wide_layer
+    from wideresnet.prediction import Prediction, Predictor
+    from wideresnet.prediction import Predictor as load  # noqa: N813 - read as a verb: wrn.load(path)
+    from wideresnet.preprocess import Preprocess
+
+_PUBLIC = {  # name → (room, its name there)
+    "DataError": ("errors", "DataError"),
+    "Evaluation": ("evaluation", "Evaluation"),
+    "ImageError": ("errors", "ImageError"),
+    "Interrupted": ("errors", "Interrupted"),
+    "ModelFileError": ("errors", "ModelFileError"),
+    "Prediction": ("prediction", "Prediction"),
+    "Predictor": ("prediction", "Predictor"),
+    "Preprocess": ("preprocess", "Preprocess"),
+    "Run": ("jobs", "Run"),
+    "TrainingStopped": ("errors", "TrainingStopped"),
+    "UsageError": ("errors", "UsageError"),
+    "WideResNetBackbone": ("model", "WideResNetBackbone"),
+    "WideResNetClassifier": ("model", "WideResNetClassifier"),
+    "WideResNetError": ("errors", "WideResNetError"),
+    "WideResidualBlock": ("model", "WideResidualBlock"),
+    "evaluate": ("jobs", "evaluate"),
+    "load": ("prediction", "Predictor"),
+    "make_wide_layer": ("model", "make_wide_layer"),
+    "resume": ("jobs", "resume"),
+    "train": ("jobs", "train"),
+}
+
+__all__ = [
+    "DataError",
+    "Evaluation",
+    "ImageError",
+    "Interrupted",
+    "ModelFileError",
+    "Prediction",
+    "Predictor",
+    "Preprocess",
+    "Run",
+    "TrainingStopped",
+    "UsageError",
+    "WideResNetBackbone",
+    "WideResNetClassifier",
+    "WideResNetError",
+    "WideResidualBlock",
+    "evaluate",
+    "load",
+    "make_wide_layer",
+    "resume",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    room, attribute = _PUBLIC[name]
+    value = globals()[name] = getattr(import_module(f"{__name__}.{room}"), attribute)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

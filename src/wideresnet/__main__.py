@@ -1,0 +1,6 @@
+"""`python -m wideresnet` is the command `wrn`."""
+
+from wideresnet.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Model file and checkpoint ↔ disk. One safetensors file each, with one JSON entry and a digest over everything in it.
+
+A model file (format 1) is all that it takes to predict: `weights/…` under the network's own keys, `extra/…` kept as
+found, and the `Card`. A checkpoint is all that it takes to go on. Neither holds a picture, neither is a pickle.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from wideresnet import files
+from wideresnet.errors import ModelFileError
+from wideresnet.model import WideResNetClassifier
+from wideresnet.preprocess import Preprocess
+
+FORMAT_VERSION = 1
+_ENTRY = "wideresnet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What travels with the weights. `figures` are on held-out data and name their split; `trained` says how."""
+
+    architecture: Mapping[str, Any]
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+    weights: str = "raw"  # or "ema": the average
+    temperature: float = 1.0
+    trained: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.architecture.get("num_classes") != len(self.class_names):
+            raise ModelFileError(
+                f"{len(self.class_names)} class names for a network of {self.architecture.get('num_classes')} classes"
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelFile:
+    """A model as read: the network in eval mode on the CPU, its card, and tensors that we do not know but keep."""
+
+    model: WideResNetClassifier
+    card: Card
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def save_model(path: Path, state: Mapping[str, Tensor], card: Card, extra: Mapping[str, Tensor] | None = None) -> None:
+    """Writes format 1, whole or not at all. `state` is the network's state dict."""
+    tensors = {f"weights/{key}": value for key, value in state.items()}
+    tensors |= {f"extra/{key}": value for key, value in (extra or {}).items()}
+    entry = {
+        "format_version": FORMAT_VERSION,
+        "task": "classification",
+        "dtype": str(next(iter(state.values())).dtype).removeprefix("torch."),
+        **dataclasses.asdict(card),
+        "preprocess": card.preprocess.to_dict(),
+    }
+    _write(path, tensors, entry)
+
+
+def load_model(path: Path) -> ModelFile:
+    """Reads a model file, or the model file of a run folder. Raises ModelFileError, saying what the file is instead."""
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "model.safetensors").exists():
+            hint = " Training has not finished its first epoch." if (path / "config.json").exists() else ""
+            raise ModelFileError(f"{path}: a folder without model.safetensors; expected a run or a model file.{hint}")
+        path = path / "model.safetensors"
+    tensors, entry = _read(path)
+    if "format_version" not in entry:
+        raise ModelFileError(f"{path}: not a model file (a checkpoint?); expected a run's model.safetensors")
+    if entry["format_version"] > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path}: format {entry['format_version']}, newer than this wideresnet reads ({FORMAT_VERSION}); "
+            "upgrade with `pip install --upgrade wideresnet`"
+        )
+    try:
+        names = {f.name for f in dataclasses.fields(Card)}
+        values = {key: value for key, value in entry.items() if key in names}
+        values |= {"class_names": tuple(entry["class_names"]), "preprocess": Preprocess.from_dict(entry["preprocess"])}
+        card = Card(**values)
+        model = WideResNetClassifier(**entry["architecture"])
+        model.load_state_dict({k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelFileError(f"{path}: a model file whose content does not fit together: {error}") from error
+    extra = {k.removeprefix("extra/"): v for k, v in tensors.items() if k.startswith("extra/")}
+    return ModelFile(model.eval(), card, extra)
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
+    """`progress` is JSON: epoch, step, rows of the metrics, best score so far."""
+    _write(path, tensors, {"checkpoint_version": FORMAT_VERSION, **progress})
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, progress = _read(path)
+    if progress.get("checkpoint_version") != FORMAT_VERSION:
+        raise ModelFileError(f"{path}: not a checkpoint that this wideresnet can go on from")
+    return tensors, progress
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], entry: Mapping[str, Any]) -> None:
+    plain = {key: value.detach().to("cpu").contiguous() for key, value in tensors.items()}
+    text = json.dumps(entry, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    files.write_whole(path, save(plain, metadata={_ENTRY: text, "digest": _digest(plain, text)}))
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and our JSON entry, checked against the digest."""
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such file; expected a run folder, or its model.safetensors")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path}: {_what_it_is(path)}; expected a safetensors file ({error})") from error
+    if _ENTRY not in metadata:
+        raise ModelFileError(f"{path}: safetensors, but no model file or checkpoint of ours (no {_ENTRY!r} entry)")
+    if metadata.get("digest") != _digest(tensors, metadata[_ENTRY]):
+        raise ModelFileError(f"{path}: damaged: its content differs from its digest. Take another copy")
+    entry: dict[str, Any] = json.loads(metadata[_ENTRY])
+    return tensors, entry
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    parts: list[bytes | memoryview] = [text.encode()]
+    for key in sorted(tensors):
+        value = tensors[key]
+        parts.append(f"{key} {value.dtype} {list(value.shape)}".encode())
+        parts.append(value.contiguous().flatten().view(torch.uint8).numpy().data)
+    return files.sha256(*parts)
+
+
+def _what_it_is(path: Path) -> str:
+    """What a file that is not safetensors seems to be, from its first bytes."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        return "empty"
+    for start, what in {
+        b"PK\x03\x04": "a zip or a torch .pt file",
+        b"\x80": "a pickle",
+        b"version https://git-lfs": "a Git LFS pointer (run `git lfs pull`)",
+        b"<": "a web page or XML",
+    }.items():
+        if head.startswith(start):
+            return what
+    return "damaged, or no model file"

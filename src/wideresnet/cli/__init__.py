@@ -1,0 +1,53 @@
+"""The command `wrn`: words → a job → a table. One file a command group; no decision is taken here."""
+
+import os
+import sys
+
+from cyclopts import App, CycloptsError
+
+from wideresnet.cli import evaluating, overviews, predicting, trainings
+from wideresnet.cli.console import say_error
+from wideresnet.errors import INTERRUPTED, MISTAKE, STOPPED, WideResNetError
+
+app = App(
+    name="wrn",
+    help="Wide ResNets: from a folder of images to a model you can use. Start with `wrn demo`, then `wrn train DATA`.",
+    help_epilogue="Exit codes: 0 done · 1 done, some inputs failed · 2 your mistake, nothing written · "
+    "3 stopped whole, can go on · 130/143 stopped by signal, can go on.",
+    version_flags=["--version"],
+    help_format="plaintext",
+)
+app.command(trainings.demo)
+app.command(trainings.train)
+app.command(overviews.runs)
+app.command(evaluating.evaluate)
+app.command(predicting.predict)
+app.command(overviews.models)
+app.command(overviews.info)
+
+
+def run(tokens: list[str]) -> int:
+    """One command; its exit code. No error of a user's making shows a traceback."""
+    try:
+        result = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except CycloptsError as error:
+        say_error(f"{str(error).strip()} See `wrn --help`")
+        return MISTAKE
+    except WideResNetError as error:
+        say_error(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        say_error("stopped")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe has seen enough: `wrn predict … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (MemoryError, OSError) as error:
+        say_error(f"stopped: {error or type(error).__name__}")
+        return STOPPED
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,86 @@
+"""What a person sees: lines, a progress bar, tables. Results go to standard output, all else to the other."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wideresnet.runtime import Watch
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def say_error(message: str) -> None:
+    say(f"wrn: {message}")
+
+
+def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_table(title: str, columns: Mapping[str, str], rows: Sequence[Sequence[str]]) -> None:
+    """`columns`: heading → "left" or "right". Plain and unwrapped where nobody looks at it."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for heading, justify in columns.items():
+        table.add_column(heading, justify="right" if justify == "right" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(_plain, row))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+@contextmanager
+def watching() -> "Iterator[Watch]":
+    """Lines and a live bar on a terminal; elsewhere lines alone, a bar's state at most every ten seconds."""
+    from wideresnet.runtime import Watch
+
+    if not sys.stderr.isatty():
+        yield Watch(line=say, progress=_sparse())
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False)
+    what, detail_column = TextColumn("{task.description}"), TextColumn("{task.fields[detail]}")
+    with Progress(what, BarColumn(), detail_column, TimeRemainingColumn(), console=console, transient=True) as bars:
+        task = bars.add_task("", total=None, detail="", visible=False)
+
+        def progress(what: str, done: int, total: int, detail: str) -> None:
+            nonlocal task
+            if bars.tasks[-1].total != total:  # another piece of work: another bar, with its own time left
+                bars.remove_task(task)
+                task = bars.add_task(what, total=total, detail=detail)
+            bars.update(task, description=what, completed=done, detail=detail, visible=done < total)
+
+        yield Watch(line=lambda line: console.print(line, markup=False), progress=progress)
+
+
+def _sparse() -> Any:
+    last = time.monotonic()
+
+    def progress(what: str, done: int, total: int, detail: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 10:
+            last = time.monotonic()
+            say(f"{what}: {100 * done // max(total, 1)} %  {detail}")
+
+    return progress
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.2f} %"

@@ -1,0 +1,84 @@
+"""`wrn evaluate`."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wideresnet.cli.console import percent, print_json, print_table, say, watching
+from wideresnet.cli.trainings import count_or_all
+
+if TYPE_CHECKING:
+    from wideresnet.evaluation import Evaluation
+
+
+def evaluate(
+    model: Path,
+    data: str,
+    /,
+    *,
+    split: str | None = None,
+    report: Path | None = None,
+    json: bool = False,
+    device: str = "auto",
+    max_bad: str = "0",
+) -> None:
+    """Judge MODEL on labelled DATA: accuracy with its interval, per class, calibration, confusions; a report.
+
+    Parameters
+    ----------
+    model
+        A run folder or a model file.
+    data
+        As in `wrn train`. Its test part is taken, else val, else all of it; on the data of training, the part held out.
+    split
+        train, val, test or all.
+    report
+        Where the HTML report goes; in a run folder, evaluation.html if not given.
+    json
+        Print the figures as JSON instead of a table.
+    device
+        auto, cpu, cuda or mps.
+    max_bad
+        How many unreadable pictures may be left out, or all.
+    """
+    from wideresnet import jobs
+
+    if report is None and model.is_dir():
+        report = model / "evaluation.html"
+    with watching() as watch:
+        evaluation = jobs.evaluate(
+            model,
+            data,
+            split=split,
+            device=device,
+            max_bad=count_or_all(max_bad),
+            report_file=report,
+            command=shlex.join(["wrn", *sys.argv[1:]]),
+            watch=watch,
+        )
+    if json:
+        print_json(evaluation.figures())
+    else:
+        _print(evaluation)
+    if report is not None:
+        say(f"report: {report}")
+
+
+def _print(e: "Evaluation") -> None:
+    low, high = e.interval
+    print(f"{e.data}, {e.split}: {len(e.labels)} pictures, {e.engine}")
+    print(f"accuracy   {percent(e.accuracy)}   95 % interval {percent(low)} to {percent(high)}")
+    if e.top5 is not None:
+        print(f"top-5      {percent(e.top5)}")
+    print(f"loss       {e.loss:.4f}   ECE {percent(e.ece)} (15 bins)")
+    columns = {"class": "left", "pictures": "right", "precision": "right", "recall": "right", "F1": "right"}
+    rows = [
+        [name, str(score.count), percent(score.precision), percent(score.recall), percent(score.f1)]
+        for name, score in zip(e.class_names, e.per_class, strict=True)
+    ]
+    print_table("", columns, rows)
+    if len(e.class_names) <= 20:
+        headings = {"true \\ predicted": "left"} | {f"{i} {name}"[:14]: "right" for i, name in enumerate(e.class_names)}
+        confusion = [[f"{i} {name}", *map(str, e.confusion[i])] for i, name in enumerate(e.class_names)]
+        print_table("Confusion matrix", headings, confusion)

@@ -1,0 +1,93 @@
+"""`wrn runs`, `wrn models` and `wrn info`."""
+
+from pathlib import Path
+
+from wideresnet.cli.console import percent, print_json, print_table
+from wideresnet.dialects import FORMS
+from wideresnet.errors import UsageError, nearest
+
+
+def runs(folder: Path = Path("runs"), /, *, json: bool = False) -> None:
+    """The runs of a folder side by side: data, network, recipe, figures.
+
+    Parameters
+    ----------
+    folder
+        Where the run folders are.
+    json
+        Print JSON instead of a table.
+    """
+    from wideresnet import jobs
+
+    rows = jobs.list_runs(folder)
+    if json:
+        print_json(rows)
+        return
+    headings = ("run", "data", "arch", "size", "recipe", "epochs", "best val", "held out", "accuracy")
+    table = []
+    for row in rows:
+        held_out = "–" if row.get("split") is None else row["split"]
+        table.append(
+            [
+                *(str(row.get(key, "–")) for key in ("run", "data", "arch", "size", "recipe", "epochs")),
+                percent(row.get("val_accuracy")),
+                held_out,
+                percent(row.get("accuracy")),
+            ]
+        )
+    print_table("", dict.fromkeys(headings, "left") | {"accuracy": "right", "best val": "right"}, table)
+
+
+def models(*, form: str = "", num_classes: int = 10, json: bool = False) -> None:
+    """Every architecture that the papers name: parameters, multiply-accumulates for one 32×32 picture.
+
+    Parameters
+    ----------
+    form
+        The tutorial's network if not given; paper for the original's (bare stem, shortcut after the activation).
+    num_classes
+        Classes of the head that is counted.
+    json
+        Print JSON instead of a table.
+    """
+    from wideresnet import jobs
+
+    if form not in FORMS:
+        raise UsageError(f"--form {form}{nearest(form, [f for f in FORMS if f])}")
+    rows = jobs.list_models(form, num_classes)
+    if json:
+        print_json(rows)
+        return
+    columns = {"arch": "left", "name": "left", "parameters": "right", "MACs at 32×32": "right", "used by": "left"}
+    print_table(
+        "",
+        columns,
+        [[r["arch"], r["title"], f"{r['parameters']:,}", f"{r['macs'] / 1e6:,.1f} M", r["used_by"]] for r in rows],
+    )
+
+
+def info(model: Path | None = None, /, *, json: bool = False) -> None:
+    """What a model file is; without one, what this machine offers.
+
+    Parameters
+    ----------
+    model
+        A run folder or a model file.
+    json
+        Print JSON instead of a table.
+    """
+    from wideresnet import jobs
+
+    facts = jobs.describe_machine() if model is None else jobs.describe_model(model)
+    if json:
+        print_json(facts)
+        return
+    print_table("", {"what": "left", "value": "left"}, [[key, _short(value)] for key, value in facts.items()])
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items() if not isinstance(inner, list | dict))
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) if value else "–"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,79 @@
+"""`wrn predict`."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from wideresnet.cli.console import percent, say_error, watching
+from wideresnet.errors import DONE, SOME_FAILED
+
+if TYPE_CHECKING:
+    from wideresnet.jobs.prediction import Answer
+
+
+def predict(
+    model: Path,
+    /,
+    *sources: str,
+    format: Literal["table", "csv", "jsonl"] = "table",  # noqa: A002 - the option's own name
+    device: str = "auto",
+) -> int:
+    """Say what each picture is. Exit code 1 if some could not be read: each is a row with its reason.
+
+    Parameters
+    ----------
+    model
+        A run folder or a model file.
+    sources
+        Files, folders (all pictures below), globs; - reads a list of files from standard input, one a line.
+    format
+        table for a person, csv or jsonl for a program; jsonl has the probability of every class.
+    device
+        auto, cpu, cuda or mps.
+    """
+    from wideresnet import jobs
+
+    names = [name for source in sources for name in (_from_stdin() if source == "-" else [source])]
+    failed = 0
+    with watching() as watch:
+        writer = _Writer(format)
+        for answer in jobs.predict(model, names, device=device, watch=watch):
+            writer.write(answer)
+            failed += answer.prediction is None
+    if failed:
+        say_error(f"{failed} of {writer.count} pictures could not be read; each has its reason above")
+    return SOME_FAILED if failed else DONE
+
+
+def _from_stdin() -> list[str]:
+    """A line each, without its newline; blanks belong to the name."""
+    return [line for line in sys.stdin.read().split("\n") if line]
+
+
+class _Writer:
+    """Answers as they come, in one of three formats, to standard output."""
+
+    def __init__(self, format: str) -> None:  # noqa: A002 - the option's own name
+        self.format, self.count = format, 0
+
+    def write(self, answer: "Answer") -> None:
+        prediction = answer.prediction
+        fields: dict[str, Any] = {"path": str(answer.path), "label": None, "confidence": None}
+        if prediction is not None:
+            fields |= {"label": prediction.label, "confidence": prediction.confidence}
+        fields["error"] = answer.error or None
+        if self.format == "jsonl":
+            if prediction is not None:
+                fields["probs"] = prediction.probs
+            print(json.dumps(fields, ensure_ascii=False))
+        elif self.format == "csv":
+            rows = csv.writer(sys.stdout, lineterminator="\n")
+            if self.count == 0:
+                rows.writerow(["path", "label", "confidence", "error"])
+            rows.writerow([fields["path"], fields["label"], fields["confidence"], fields["error"]])
+        else:
+            what = f"{prediction.label}  {percent(prediction.confidence)}" if prediction else f"error: {answer.error}"
+            print(f"{answer.path}  {what}")
+        self.count += 1

@@ -1,0 +1,105 @@
+"""A folder of class folders, with or without train/val/test above them → `Data`. Looks at names only."""
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from wideresnet.data.listing import ALL, Data, Listing, class_order
+from wideresnet.errors import DataError
+from wideresnet.images import SUFFIXES
+
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def read_folder(root: Path) -> Data:
+    """Class names are folder names (NFC, sorted); pictures may lie deeper below. Hidden names, `__MACOSX` and files
+    that are no pictures by their ending are passed over; a class folder without a picture is no class.
+
+    The folders are splits if all of them bear a split's name and one holds folders of its own. Raises DataError.
+    """
+    folders = _folders(root)
+    splits = {folder: _SPLIT_NAMES.get(folder.name.lower()) for folder in folders}
+    if folders and all(splits.values()) and any(_folders(folder) for folder in folders):
+        tops = [(split, folder) for folder, split in splits.items() if split]
+        if len({split for split, _ in tops}) < len(tops):
+            raise DataError(
+                f"{root}: two folders for one split ({', '.join(f.name for f in folders)}); keep one of each"
+            )
+    else:
+        tops = [(ALL, root)]
+
+    found = {split: {folder: list(pictures_below(folder)) for folder in _folders(top)} for split, top in tops}
+    empty = [str(f.relative_to(root)) for classes in found.values() for f, paths in classes.items() if not paths]
+    class_names = class_order({f.name for classes in found.values() for f, paths in classes.items() if paths})
+    if not class_names:
+        raise DataError(
+            f"{root}: no pictures in class folders. Expected {root.name}/CLASS/picture.jpg, or "
+            f"{root.name}/train/CLASS/picture.jpg; endings read: {' '.join(sorted(SUFFIXES))}"
+        )
+    index = {name: label for label, name in enumerate(class_names)}
+    listings = {}
+    for split, classes in found.items():
+        pairs = [(path, index[unicodedata.normalize("NFC", f.name)]) for f, paths in classes.items() for path in paths]
+        listings[split] = Listing(
+            sources=[path for path, _ in pairs],
+            names=tuple(path.relative_to(root).as_posix() for path, _ in pairs),
+            labels=np.array([label for _, label in pairs], dtype=np.int64),
+        )
+    notes = [f"passed over, without a picture: {', '.join(empty)}"] if empty else []
+    loose = sum(1 for _ in _files(root))
+    if loose:
+        notes.append(f"passed over: {loose} pictures directly in {root.name}, in no class folder")
+    return Data(root.resolve().name or "data", str(root.resolve()), class_names, listings, tuple(notes))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not _is_hidden(e.name)), key=lambda e: e.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed: {error.strerror}") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: no folder; decoding it will give the reason
+        return False
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [Path(entry.path) for entry in _entries(folder) if _is_folder(entry)]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Pictures directly in `folder`, by their ending; links too, broken ones as well: decoding names those."""
+    for entry in _entries(folder):
+        path = Path(entry.path)
+        if path.suffix.lower() in SUFFIXES and not _is_folder(entry):
+            yield path
+
+
+def pictures_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """Pictures in and below `folder`. A link back to a folder on the way down (`above`) is not followed again."""
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    yield from _files(folder)
+    for below in _folders(folder):
+        yield from pictures_below(below, above | {here})

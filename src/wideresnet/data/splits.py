@@ -1,0 +1,97 @@
+"""Which picture is fitted on, chosen by, looked at once: train, val and test, from the seed, twins kept together."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from wideresnet import runtime
+from wideresnet.data.listing import ALL
+from wideresnet.data.pictures import Pictures
+from wideresnet.errors import DataError
+
+HELD_OUT_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Splits:
+    """`parts` has "train", and "val" and "test" where there are any; `note` says to a person how it came about."""
+
+    parts: Mapping[str, Pictures]
+    note: str
+
+
+def divide(parts: Mapping[str, Pictures], seed: int, *, keep_val: bool = True) -> Splits:
+    """Splits as given, or made: no split → 80/10/10; train and test alone → 10 % of train become val.
+
+    Made splits are stratified and a function of the seed and the data; identical pictures fall into one part. The
+    test part is never touched to make another. With `keep_val` False a val part that would be made stays in train.
+    Raises DataError if there is no train part, or too few pictures to make the parts.
+    """
+    if ALL in parts:
+        everything = parts[ALL]
+        made = _stratified(everything, ("test", "val") if keep_val else ("test",), seed)
+        held = "10 % val and 10 % test" if keep_val else "10 % test"
+        return Splits(made, f"no split given: {held} held out, stratified, seed {seed}, identical pictures together")
+    if "train" not in parts or not len(parts["train"]):
+        raise DataError(f"nothing to train on: there is {', '.join(parts) or 'no picture'}, but no train part")
+    if "val" in parts or not keep_val:
+        return Splits(dict(parts), "as given: " + ", ".join(parts))
+    made = _stratified(parts["train"], ("val",), seed)
+    return Splits(
+        {**made, **{k: v for k, v in parts.items() if k != "train"}}, f"10 % of train held out as val, seed {seed}"
+    )
+
+
+def _stratified(pictures: Pictures, held_out: Sequence[str], seed: int) -> dict[str, Pictures]:
+    """A tenth of each class for each name in `held_out`, at least one picture where the class has three; rest train."""
+    groups: dict[bytes, list[int]] = defaultdict(list)
+    for i, digest in enumerate(pictures.digests):
+        groups[digest].append(i)
+    labels = pictures.labels.tolist()
+    by_class: dict[int, list[list[int]]] = defaultdict(list)
+    for members in groups.values():
+        by_class[labels[members[0]]].append(members)
+
+    rows: dict[str, list[int]] = {name: [] for name in ("train", *reversed(held_out))}
+    generator = runtime.generator(seed, "split")
+    for label in sorted(by_class):
+        twins_of = by_class[label]
+        order: Iterator[int] = iter(torch.randperm(len(twins_of), generator=generator).tolist())
+        wanted = max(1, round(HELD_OUT_SHARE * sum(map(len, twins_of)))) if len(twins_of) >= 3 else 0
+        for name in held_out:
+            taken = 0
+            while taken < wanted and (group := next(order, -1)) >= 0:
+                rows[name] += twins_of[group]
+                taken += len(twins_of[group])
+        rows["train"] += [row for group in order for row in twins_of[group]]
+    for name, part in rows.items():
+        if not part:
+            raise DataError(
+                f"{len(pictures)} pictures of {len(by_class)} classes are too few to make a {name} part: at least "
+                "three different pictures of a class are needed. Add some, or make train/ and val/ folders yourself"
+            )
+    return {name: pictures.take(torch.tensor(sorted(part), dtype=torch.int64)) for name, part in rows.items()}
+
+
+def twins(parts: Mapping[str, Pictures], class_names: Sequence[str]) -> list[str]:
+    """What a person should know of identical pictures: one in two parts, or one under two labels. A line each."""
+    seen: dict[bytes, list[tuple[str, str, int]]] = defaultdict(list)
+    for split, pictures in parts.items():
+        for digest, name, label in zip(pictures.digests, pictures.names, pictures.labels.tolist(), strict=True):
+            seen[digest].append((split, name, label))
+    leaks = [places for places in seen.values() if len({split for split, _, _ in places}) > 1]
+    clashes = [places for places in seen.values() if len({label for _, _, label in places}) > 1]
+    lines = []
+    if leaks:
+        example = " = ".join(name for _, name, _ in leaks[0])
+        lines.append(f"{_pictures(len(leaks))} in more than one split, which flatters the figures, as {example}")
+    if clashes:
+        example = ", ".join(f"{name} ({class_names[label]})" for _, name, label in clashes[0])
+        lines.append(f"{_pictures(len(clashes))} under more than one label, as {example}")
+    return lines
+
+
+def _pictures(count: int) -> str:
+    return "1 picture is" if count == 1 else f"{count} pictures are"

@@ -1,0 +1,57 @@
+"""The few errors a user can cause, and what the process answers with. Every message names the thing, the place, what
+was expected and the next step; the command line prints it as one line, without a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+DONE = 0
+SOME_FAILED = 1  # done, but some inputs failed; each was named
+MISTAKE = 2  # the user's mistake; nothing was written
+STOPPED = 3  # stopped whole (NaN, memory, disk); can go on
+INTERRUPTED = 130  # Ctrl-C; can go on
+TERMINATED = 143  # SIGTERM; can go on
+
+
+class WideResNetError(Exception):
+    """Something a user can mend. `exit_code` is what the command line answers with."""
+
+    exit_code = MISTAKE
+
+
+class UsageError(WideResNetError):
+    """An option or argument that cannot be."""
+
+
+class DataError(WideResNetError):
+    """Data that cannot be read as it is."""
+
+
+class ImageError(DataError):
+    """One picture that cannot be read. The message is the reason alone: who asked for the picture names its path."""
+
+
+class ModelFileError(WideResNetError):
+    """A model file, checkpoint or run folder that is not what it should be."""
+
+
+class TrainingStopped(WideResNetError):  # noqa: N818 - not a mistake of anybody's; the run can go on
+    """Training stopped, whole: the last good checkpoint stands."""
+
+    exit_code = STOPPED
+
+
+class Interrupted(WideResNetError):  # noqa: N818 - likewise
+    """A signal stopped the work, whole."""
+
+    exit_code = INTERRUPTED
+
+    def __init__(self, message: str, exit_code: int = INTERRUPTED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: "; did you mean 'x'?" or "; expected one of a, b, c"."""
+    names = list(names)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; expected one of {', '.join(names)}"

@@ -1,0 +1,110 @@
+"""What there is: networks, runs, a model file, this machine. Values for a table; nothing is computed or changed."""
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wideresnet import runs, runtime
+from wideresnet.checkpoint import load_model
+from wideresnet.dialects import ARCHITECTURES, arch_name, parse_arch
+from wideresnet.errors import ModelFileError, UsageError
+from wideresnet.model import WideResNetClassifier, count_macs
+
+
+def list_models(form: str = "", num_classes: int = 10) -> list[dict[str, Any]]:
+    """Each architecture of the papers: name, title, depth, widen factor, parameters, MACs at 32×32, who uses it."""
+    rows = []
+    for row in ARCHITECTURES:
+        name = f"{row.name}.{form}" if form else row.name
+        with torch.device("meta"):
+            model = WideResNetClassifier(num_classes, **parse_arch(name))
+        rows.append(
+            {
+                "arch": name,
+                "title": row.title,
+                "depth": row.depth,
+                "widen_factor": row.widen_factor,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "macs": count_macs(model),
+                "used_by": row.used_by,
+            }
+        )
+    return rows
+
+
+def list_runs(folder: str | Path = "runs") -> list[dict[str, Any]]:
+    """The runs of a folder side by side: data, network, recipe, epochs done, best val accuracy, test figures."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; `wrn train DATA` makes runs under runs/")
+    rows = list[dict[str, Any]]()
+    for run in runs.find(folder):
+        try:
+            config = runs.read_config(run)
+        except ModelFileError as error:
+            rows.append({"run": run.name, "state": f"unreadable: {error}"})
+            continue
+        rows.append(
+            {
+                "run": run.name,
+                "data": Path(config.data).name,
+                "arch": config.arch,
+                "size": config.size,
+                "recipe": config.recipe.name,
+                **_progress(run, config.recipe.epochs),
+            }
+        )
+    return rows
+
+
+def _progress(run: Path, epochs: int) -> dict[str, Any]:
+    metrics = list(csv.DictReader((run / runs.METRICS).open(encoding="utf-8"))) if (run / runs.METRICS).exists() else []
+    best = max((float(row["val_accuracy"]) for row in metrics if row.get("val_accuracy")), default=None)
+    figures: dict[str, Any] = {}
+    if (run / runs.MODEL).exists():
+        figures = dict(load_model(run / runs.MODEL).card.figures)
+    return {
+        "epochs": f"{len(metrics)}/{epochs}",
+        "val_accuracy": best,
+        "split": figures.get("split"),
+        "accuracy": figures.get("accuracy"),
+        "interval": figures.get("accuracy_interval"),
+    }
+
+
+def describe_model(model: str | Path) -> dict[str, Any]:
+    """What a model file says of itself, as `wrn info MODEL` shows it."""
+    file = load_model(Path(model))
+    card = file.card
+    return {
+        "network": arch_name(dict(card.architecture)),
+        "architecture": dict(card.architecture),
+        "parameters": sum(p.numel() for p in file.model.parameters()),
+        "weights": card.weights,
+        "classes": list(card.class_names),
+        "preprocess": card.preprocess.to_dict(),
+        "temperature": card.temperature,
+        "figures": dict(card.figures),
+        "trained": dict(card.trained),
+        "extra": sorted(file.extra),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """What this machine offers."""
+    return {
+        "device": str(runtime.choose_device()),
+        "cores": runtime.num_cores(),
+        "machine_cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "engines": ["torch"],
+        "versions": runtime.versions(),
+    }
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)

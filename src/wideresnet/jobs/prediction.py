@@ -1,0 +1,86 @@
+"""`predict`: files, folders and globs → an answer for each picture, in order, the unreadable ones with their reason."""
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wideresnet import runtime
+from wideresnet.data.folders import pictures_below
+from wideresnet.errors import ImageError, UsageError
+from wideresnet.images import decode
+from wideresnet.prediction import Prediction, Predictor
+
+_CHUNK = 64  # pictures decoded and computed at once: memory stays flat however many there are
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One picture's answer: `prediction`, or the reason why there is none in `error`."""
+
+    path: Path
+    prediction: Prediction | None = None
+    error: str = ""
+
+
+def predict(
+    model: str | Path,
+    sources: Sequence[str | Path],
+    *,
+    device: str = "auto",
+    watch: runtime.Watch = runtime.QUIET,
+) -> Iterator[Answer]:
+    """Answers for each picture of `sources`: files, folders (all pictures below) and globs. In order, lazily.
+
+    Raises ModelFileError, and UsageError for a source that matches nothing, before the first answer.
+    """
+    predictor = Predictor(model, device)
+    paths = expand(sources)
+    return _answers(predictor, paths, watch)
+
+
+def expand(sources: Iterable[str | Path]) -> list[Path]:
+    """The pictures that `sources` name. A file is taken whatever its ending; a missing one is left to its answer."""
+    paths: list[Path] = []
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            found = list(pictures_below(path))
+            if not found:
+                raise UsageError(f"{path}: a folder without pictures")
+        elif not path.exists() and not path.is_symlink() and glob.has_magic(str(source)):
+            names = sorted(glob.glob(str(source), recursive=True))  # noqa: PTH207 - absolute patterns too
+            found = [Path(name) for name in names if Path(name).is_file()]
+            if not found:
+                raise UsageError(f"{source}: matches no file")
+        else:
+            found = [path]
+        paths += found
+    if not paths:
+        raise UsageError("no picture named; give files, folders or globs, or - for a list on standard input")
+    return paths
+
+
+def _answers(predictor: Predictor, paths: Sequence[Path], watch: runtime.Watch) -> Iterator[Answer]:
+    resize, rest, done = predictor.card.preprocess.resize, iter(paths), 0
+
+    def read(path: Path) -> Tensor | str:
+        try:
+            return resize(decode(path))
+        except ImageError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(runtime.num_cores()) as pool:
+        while chunk := list(islice(rest, _CHUNK)):
+            read_ones = list(pool.map(read, chunk))
+            good = [one for one in read_ones if isinstance(one, Tensor)]
+            answers = iter(predictor.answers(predictor.engine.compute(torch.stack(good))) if good else [])
+            for path, one in zip(chunk, read_ones, strict=True):
+                yield Answer(path, error=one) if isinstance(one, str) else Answer(path, next(answers))
+            done += len(chunk)
+            watch.progress("predicting", done, len(paths), "")

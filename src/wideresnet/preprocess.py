@@ -1,0 +1,170 @@
+"""Upright RGB uint8 of any size → what the network sees. One frozen value, made at training, kept in the model file.
+
+Nothing else prepares an image for the network: training, evaluation, prediction and exports all hold a `Preprocess`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Fit = Literal["crop", "squash", "pad"]
+
+_LUMA = (19595, 38470, 7471)  # 0.299, 0.587, 0.114 of ITU-R 601-2 in 1/65536; they sum to 1. Pillow's "L" has the same
+_STRIP = 16  # of a picture longer than this many times its shorter side, the middle so long is all that a crop sees
+_CHUNK_BYTES = 1 << 26  # counted at once by `channel_statistics`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocess:
+    """How a picture becomes input: resized to size × size, /255, (x − mean) / std.
+
+    size in pixels, ≥ 1; mean and std in [0, 1] units, one entry a channel, 3 or 1 (ITU-R 601 luma); std > 0.
+    fit: "crop" scales the shorter side to `size` and takes the centre, "squash" scales both sides to `size`, "pad"
+    scales the longer side to `size` and fills the rest with the mean colour. Raises ValueError naming what cannot be.
+    """
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fit: Fit = "crop"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
+            raise ValueError(f"size={self.size!r}: expected a whole number of pixels, 1 or more")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if not isinstance(values, tuple) or len(values) not in (1, 3):
+                raise ValueError(f"{name}={values!r}: expected a tuple of 1 or 3 numbers, one a channel")
+            if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+                raise ValueError(f"{name}={values!r}: expected finite numbers")
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} channels and std {len(self.std)}; expected as many")
+        if min(self.std) <= 0:
+            raise ValueError(f"std={self.std!r}: expected numbers above 0, as they divide")
+        if self.fit not in get_args(Fit):
+            raise ValueError(f"fit={self.fit!r}: expected one of {', '.join(get_args(Fit))}")
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+    def resize(self, image: npt.NDArray[np.uint8]) -> Tensor:
+        """uint8 [H, W, 3], RGB → uint8 [channels, size, size]; an image of that size comes back bit for bit.
+
+        Bilinear with antialiasing in float32, rounded (half to even). The longer side becomes ⌊size·long/short⌋, as
+        in torchvision, never less than `size` (crop) or 1 (pad). To crop a strip longer than 16 times its shorter
+        side, its middle 16 are cut out first (1 × 5000 would else grow to 64 × 320000): the same to a pixel of shift.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"image is {image.dtype} {list(image.shape)}; expected uint8 [H, W, 3] with H and W ≥ 1")
+        x = _planes(image, self.channels)  # [channels, H, W]
+        if self.fit == "squash":
+            return _scale(x, self.size, self.size)
+        return self._pad(x) if self.fit == "pad" else self._crop(x)
+
+    def _crop(self, x: Tensor) -> Tensor:
+        x = _cut_strip(x)
+        height, width = x.shape[1:]
+        shorter = min(height, width)
+        x = _scale(x, self.size * height // shorter, self.size * width // shorter)
+        top, left = (round((side - self.size) / 2) for side in x.shape[1:])  # half to even, as torchvision's centre
+        return x[:, top : top + self.size, left : left + self.size].contiguous()
+
+    def _pad(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:]
+        longer = max(height, width)
+        x = _scale(x, max(1, self.size * height // longer), max(1, self.size * width // longer))
+        height, width = x.shape[1:]
+        top, left = (self.size - height) // 2, (self.size - width) // 2
+        colour = torch.tensor([min(max(round(mean * 255), 0), 255) for mean in self.mean], dtype=torch.uint8)
+        canvas = colour[:, None, None].repeat(1, self.size, self.size)
+        canvas[:, top : top + height, left : left + width] = x
+        return canvas
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 [N, channels, H, W] → float32, the same shape and device: (images / 255 − mean) / std."""
+        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != self.channels:
+            raise ValueError(
+                f"images are {images.dtype} {list(images.shape)}; expected torch.uint8 [N, {self.channels}, H, W]"
+            )
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=images.device)[:, None, None]
+            for values in (self.mean, self.std)
+        )
+        return (images.to(torch.float32) / 255 - mean) / std
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; `from_dict` gives back an equal value."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
+        """Raises ValueError naming every key that is missing or unknown, and every value that cannot be."""
+        names = {field.name for field in fields(cls)}
+        for what, keys in (("lacks", names - values.keys()), ("has the unknown", values.keys() - names)):
+            if keys:
+                raise ValueError(f"preprocess {what} {', '.join(sorted(map(str, keys)))}")
+        tuples = {name: tuple(values[name]) for name in ("mean", "std") if isinstance(values[name], list)}
+        return cls(**{**values, **tuples})
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation (of the population) of each channel over all pixels, in [0, 1] units.
+
+    images uint8 [N, C, H, W]. Exact: pixels are counted by value and the rest is whole numbers, so neither order,
+    threads nor device matter. The deviation is never below 1/255, so that a constant channel does not divide by zero.
+    """
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.numel() == 0:
+        raise ValueError(
+            f"images are {images.dtype} {list(images.shape)}; expected torch.uint8 [N, C, H, W], at least one"
+        )
+    means, stds = [], []
+    for channel in images.unbind(1):  # [N, H, W]
+        counts = torch.zeros(256, dtype=torch.int64, device=images.device)
+        step = max(1, _CHUNK_BYTES // channel[0].numel())
+        for start in range(0, len(channel), step):
+            counts += torch.bincount(channel[start : start + step].flatten(), minlength=256)
+        number = channel.numel()
+        total = sum(value * count for value, count in enumerate(counts.tolist()))
+        squares = sum(value * value * count for value, count in enumerate(counts.tolist()))
+        means.append(total / (number * 255))
+        stds.append(max(math.sqrt(number * squares - total * total) / (number * 255), 1 / 255))
+    return tuple(means), tuple(stds)
+
+
+def _planes(image: npt.NDArray[np.uint8], channels: int) -> Tensor:
+    """uint8 [H, W, 3] → uint8 [channels, H, W], its own memory (the image's may be read-only)."""
+    x = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+    if channels == 3:
+        return x
+    red, green, blue = x.to(torch.int32)
+    luma: Tensor = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue + 32768
+    return (luma >> 16).to(torch.uint8)[None]
+
+
+def _cut_strip(x: Tensor) -> Tensor:
+    """[C, H, W] → the middle of a longer side beyond `_STRIP` times the shorter, cut by as much at either end."""
+    keep = _STRIP * min(x.shape[1:])
+    top, left = (max(0, side - keep) // 2 for side in x.shape[1:])
+    return x[:, top : x.shape[1] - top, left : x.shape[2] - left]
+
+
+def _scale(x: Tensor, height: int, width: int) -> Tensor:
+    """uint8 [C, H, W] → uint8 [C, height, width]. A channel at a time: a large photograph in float32 is large."""
+    if x.shape[1:] == (height, width):
+        return x
+    if width == 1 and height > 1:
+        # torch 2.14 is wrong here on the CPU (every row repeats the first), and right for the transposed picture.
+        return _scale(x.transpose(1, 2), width, height).transpose(1, 2)
+    scaled = torch.empty(x.shape[0], height, width, dtype=torch.uint8)
+    for plane, out in zip(x, scaled, strict=True):
+        floats = plane[None, None].to(torch.float32)
+        floats = F.interpolate(floats, (height, width), mode="bilinear", antialias=True, align_corners=False)
+        out.copy_(floats[0, 0].round_().clamp_(0, 255))
+    return scaled

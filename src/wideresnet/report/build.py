@@ -1,0 +1,154 @@
+"""`Subject` → one HTML file as text, with its pictures, figures and styles inside. It lays out what others computed."""
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from wideresnet.evaluation import Evaluation
+from wideresnet.report import figures
+
+# What a page shows at most, to stay below 2 MB; all the figures are in metrics.csv and --json.
+MISTAKES = 24
+PAIRS = 8
+EXAMPLES = 4
+AUGMENTED = 24
+MATRIX_CLASSES = 20
+OPEN_ROWS = 20  # of a table by class; the others unfold
+THUMBNAIL_PX = 176
+TINY_PX = 64  # up to here a picture is kept pixel by pixel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Subject:
+    """What a report is about. A part left empty has no section."""
+
+    title: str
+    command: str  # that repeats it
+    highlights: Sequence[tuple[str, str]] = ()  # few and short, under the headline: network, device, time
+    facts: Sequence[tuple[str, str]] = ()  # what was chosen and why, versions…
+    evaluation: Evaluation | None = None
+    pictures: Callable[[int], np.ndarray] | None = None  # index in the evaluated split → [H, W, 3] uint8
+    history: Sequence[figures.Row] = ()  # the rows of metrics.csv
+    class_names: Sequence[str] = ()  # for `splits`; left out, the evaluation's
+    splits: Mapping[str, Sequence[int]] = field(default_factory=dict)  # split → number of pictures of each class
+    splits_note: str = ""
+    augmented: np.ndarray | None = None  # [M, H, W, 3] uint8
+    augmented_labels: Sequence[str] = ()  # M class names
+    notes: Sequence[str] = ()  # warnings: leaks, files left out
+
+
+def build(subject: Subject) -> str:
+    """The page, encodable as UTF-8 whatever the names hold. Raises ValueError if `splits` fits no class names."""
+    environment = Environment(
+        loader=PackageLoader("wideresnet", "report"),
+        autoescape=True,  # every name is a stranger's: a class called <b> is shown, not obeyed
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "number": _number, "picture": _picture}
+    page = environment.get_template("template.html.j2").render(
+        subject=subject,
+        curves=_curves(subject.history),
+        split_table=_split_table(subject),
+        augmented=_augmented(subject),
+        open_rows=OPEN_ROWS,
+        **_evaluated(subject),
+    )
+    return page.encode("utf-8", "replace").decode("utf-8")  # a file name that is no text holds lone surrogates
+
+
+def _curves(history: Sequence[figures.Row]) -> list[tuple[str, str]]:
+    """(caption, SVG) of each curve that has a point."""
+    drawn = []
+    if figures.has(history, "train_loss", "val_loss"):
+        drawn.append(("Loss", figures.loss_curve(history)))
+    if figures.has(history, "train_accuracy", "val_accuracy"):
+        drawn.append(("Accuracy", figures.accuracy_curve(history)))
+    if figures.has(history, "lr"):
+        drawn.append(("Learning rate", figures.lr_curve(history)))
+    return drawn
+
+
+def _evaluated(subject: Subject) -> dict[str, Any]:
+    """What the template asks about the evaluation; each property computed once."""
+    evaluation = subject.evaluation
+    if evaluation is None:
+        return {"evaluation": None}
+    names = evaluation.class_names
+    classes = list(zip(names, evaluation.per_class, strict=True))
+    hardest = sorted(classes, key=lambda row: 2.0 if row[1].recall is None else row[1].recall)
+    predicted, confidence = evaluation.predicted, evaluation.confidence
+    return {
+        "evaluation": evaluation,
+        "classes": hardest,
+        "matrix": _matrix(evaluation) if evaluation.num_classes > 1 else None,
+        "reliability": figures.reliability(evaluation.reliability),
+        "mistakes": evaluation.worst_mistakes(MISTAKES),
+        "pairs": evaluation.confused_pairs(PAIRS, EXAMPLES),
+        "label_of": lambda index: names[evaluation.labels[index]],
+        "predicted_of": lambda index: names[predicted[index]],
+        "confidence_of": lambda index: float(confidence[index]),
+    }
+
+
+def _matrix(evaluation: Evaluation) -> dict[str, Any]:
+    """The confusion matrix, or of many classes the part with most confusions and a column for all the others."""
+    counts = evaluation.confusion
+    whole = evaluation.num_classes <= MATRIX_CLASSES
+    shown = list(range(evaluation.num_classes)) if whole else evaluation.confused_classes(MATRIX_CLASSES)
+    rows = []
+    for label in shown:
+        total = int(counts[label].sum())
+        cells = [
+            {"count": int(counts[label, other]), "share": counts[label, other] / max(total, 1), "right": other == label}
+            for other in shown
+        ]
+        rows.append({"label": label, "cells": cells, "elsewhere": total - sum(cell["count"] for cell in cells)})
+    longest = max((len(evaluation.class_names[label]) for label in shown), default=0)
+    return {"whole": whole, "shown": shown, "rows": rows, "longest_name": longest}
+
+
+def _split_table(subject: Subject) -> list[tuple[str, list[int]]] | None:
+    """(class name, pictures in each split), in class order."""
+    if not subject.splits:
+        return None
+    names = subject.class_names or (subject.evaluation.class_names if subject.evaluation else ())
+    columns = [list(counts) for counts in subject.splits.values()]
+    return [(name, [int(count) for count in counts]) for name, *counts in zip(names, *columns, strict=True)]
+
+
+def _augmented(subject: Subject) -> list[tuple[np.ndarray, str]]:
+    if subject.augmented is None:
+        return []
+    return list(zip(subject.augmented, subject.augmented_labels, strict=True))[:AUGMENTED]
+
+
+def _percent(share: float | None, decimals: int = 1) -> str:
+    return "–" if share is None else f"{100 * share:.{decimals}f}\N{NARROW NO-BREAK SPACE}%"
+
+
+def _number(count: int) -> str:
+    return f"{count:,}"
+
+
+def _picture(image: np.ndarray) -> dict[str, Any]:
+    """[H, W, 3] uint8 → {"uri", "height", "width", "pixels": whether to show it pixel by pixel}."""
+    height, width = image.shape[:2]
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    tiny = max(height, width) <= TINY_PX
+    if not tiny:
+        picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    content = io.BytesIO()
+    if tiny:
+        picture.save(content, "PNG", optimize=True)
+    else:
+        picture.save(content, "WEBP", quality=80)
+    uri = f"data:image/{'png' if tiny else 'webp'};base64,{base64.b64encode(content.getvalue()).decode()}"
+    return {"uri": uri, "height": picture.height, "width": picture.width, "pixels": tiny}

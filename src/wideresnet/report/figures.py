@@ -1,0 +1,135 @@
+"""Numbers → inline SVG whose colours and fonts are the page's own, so that it follows light and dark. Draws with
+matplotlib's objects, never through pyplot; opens no window and writes no file."""
+
+import html
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from wideresnet.metrics import ReliabilityBins
+
+# A row of metrics.csv: as numbers, or as csv.DictReader gives it (text, and "" for what was not measured).
+Row = Mapping[str, float | str | None]
+
+# matplotlib knows no CSS variables: it draws in these colours, and `_svg` puts the page's in their place.
+_ACCENT, _INK, _SOFT, _FAINT, _LINE = "#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005"
+_COLOURS = {_ACCENT: "accent", _INK: "ink", _SOFT: "soft", _FAINT: "faint", _LINE: "line"}
+_HEIGHT = 240  # px; a figure is about as wide on a phone as drawn, so that its text keeps its size
+_LEFT, _RIGHT, _BOTTOM, _TOP = 48, 12, 44, 30  # px around the axes, the same for all, so that neighbours line up
+
+
+def column(history: Sequence[Row], key: str) -> np.ndarray:
+    """One column of metrics.csv, [epochs] float64; NaN where absent or blank."""
+    values = (row.get(key) for row in history)
+    return np.array([math.nan if value is None or value == "" else float(value) for value in values])
+
+
+def has(history: Sequence[Row], *keys: str) -> bool:
+    """Whether any of these columns holds a number."""
+    return any(np.isfinite(column(history, key)).any() for key in keys)
+
+
+def loss_curve(history: Sequence[Row]) -> str:
+    figure, axes = _empty(340)
+    _train_and_val(axes, history, "loss")
+    return _svg(figure, "Loss of the training and validation pictures after each epoch")
+
+
+def accuracy_curve(history: Sequence[Row]) -> str:
+    figure, axes = _empty(340)
+    _train_and_val(axes, history, "accuracy")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_formatter(_percent(decimals=0 if high - low > 0.05 else 1))
+    return _svg(figure, "Accuracy on the training and validation pictures after each epoch")
+
+
+def lr_curve(history: Sequence[Row]) -> str:
+    figure, axes = _empty(260)
+    _line(axes, column(history, "epoch"), column(history, "lr"), color=_INK)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return _svg(figure, "Learning rate of each epoch")
+
+
+def reliability(bins: ReliabilityBins) -> str:
+    """One dot a bin, its area its number of pictures; a stem from the dot to the diagonal, where it should lie."""
+    figure, axes = _empty(340, height=320, left=62)
+    axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=1, linestyle=(0, (4, 4)), clip_on=False)
+    there = bins.counts > 0
+    confidence, accuracy, counts = bins.confidence[there], bins.accuracy[there], bins.counts[there]
+    axes.vlines(confidence, accuracy, confidence, color=_ACCENT, linewidth=1.5, clip_on=False)
+    areas = 12 + 600 * counts / bins.counts.sum()
+    axes.scatter(confidence, accuracy, areas, color=_ACCENT, alpha=0.75, linewidths=0, clip_on=False, zorder=3)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="how sure it was", ylabel="how often it was right")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(_percent(decimals=0))
+    return _svg(figure, "Reliability diagram: share of right answers against confidence")
+
+
+def _empty(width: int, height: int = _HEIGHT, left: int = _LEFT) -> tuple[Figure, Axes]:
+    """A bare figure of so many CSS pixels with the house's axes: no box, faint horizontal lines, no ticks."""
+    figure = Figure(figsize=(width / 72, height / 72))  # an SVG of 72 dpi: points are pixels
+    figure.subplots_adjust(left / width, _BOTTOM / height, 1 - _RIGHT / width, 1 - _TOP / height)
+    figure.patch.set_visible(False)
+    axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    axes.spines[:].set_visible(False)
+    axes.grid(axis="y", color=_LINE, linewidth=1, clip_on=False)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelcolor=_SOFT, labelsize=11, pad=6)
+    axes.xaxis.label.set(color=_SOFT, fontsize=11)
+    axes.yaxis.label.set(color=_SOFT, fontsize=11)
+    return figure, axes
+
+
+def _train_and_val(axes: Axes, history: Sequence[Row], what: str) -> None:
+    epochs = column(history, "epoch")
+    for split, colour in (("train", _FAINT), ("val", _ACCENT)):
+        if has(history, f"{split}_{what}"):
+            _line(axes, epochs, column(history, f"{split}_{what}"), color=colour, label=split)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.4, "borderpad": 0}
+    axes.legend(**above, ncols=2, columnspacing=1.2, frameon=False, fontsize=11, labelcolor=_INK, handlelength=1.6)
+
+
+def _line(axes: Axes, epochs: np.ndarray, values: np.ndarray, **style: Any) -> None:
+    measured = np.isfinite(values)  # validation may come every few epochs: join what there is
+    alone = int(measured.sum()) == 1  # a line through one point shows nothing
+    axes.plot(epochs[measured], values[measured], linewidth=2, clip_on=False, marker="o" if alone else "", **style)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    if len(epochs) > 1:
+        axes.set_xlim(epochs[0], epochs[-1])
+    axes.set_xlabel("epoch")
+
+
+def _percent(decimals: int) -> FuncFormatter:
+    return FuncFormatter(lambda share, _: f"{100 * share:.{decimals}f}\N{NARROW NO-BREAK SPACE}%")
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """SVG element without size, style sheet, metadata or prologue; ids are its own among the page's figures."""
+    text = io.StringIO()
+    unnamed = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+        figure.savefig(text, format="svg", metadata=unnamed)
+    drawing = text.getvalue()
+    view_box = re.search(r'viewBox="([\d. ]+)"', drawing)
+    assert view_box is not None  # matplotlib always writes one
+    body = drawing[drawing.index(">", view_box.end()) + 1 :]
+    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)  # its rule `*` would reach the whole page
+    body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", body)  # the family is the page's
+    for drawn, css in _COLOURS.items():
+        body = body.replace(drawn, f"var(--{css})")
+    body = body.replace("xlink:href", "href")
+    used = set(re.findall(r'href="#([^"]+)"', body))  # those carry a hash; the others (axes_1) recur in each figure
+    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body)
+    return f'<svg viewBox="{view_box[1]}" role="img" aria-label="{html.escape(label)}">{body}'

@@ -1,0 +1,122 @@
+"""What this machine offers and how a computation is made repeatable: device, threads, seeds, versions, signals; and
+what a waiting person is shown."""
+
+import hashlib
+import os
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from wideresnet.errors import UsageError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """ "auto" → the first of CUDA, MPS, CPU that is there. Raises UsageError if the one asked for is not."""
+    kind = name.partition(":")[0]
+    if kind not in DEVICES:
+        raise UsageError(f"--device {name}: expected one of {', '.join(DEVICES)}")
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if kind == "auto":
+        return torch.device(next(device for device, there in available.items() if there))
+    if not available[kind]:
+        there = ", ".join(device for device, is_there in available.items() if is_there)
+        raise UsageError(f"--device {name}: not available on this machine; available: {there}")
+    return torch.device(name)
+
+
+def num_cores() -> int:
+    """Cores that this process may use, which in a container are fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_for(macs_per_step: int) -> int:
+    """How many threads a step of so much work is given: at most torch's own number, and half a billion MACs for each.
+
+    With less, threads wait for one another longer than they compute (a WRN-16-2 on 8×8 pixels is as fast on one core
+    as on two), and where another program takes a core, a hundred times as long.
+    """
+    return max(1, min(torch.get_num_threads(), macs_per_step // 500_000_000))
+
+
+@contextmanager
+def threads(num: int) -> Iterator[None]:
+    """torch computes with `num` threads while open; then with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def derive_seed(seed: int, *purpose: int | str) -> int:
+    """A seed in [0, 2^63) for one purpose, as (seed, "order", epoch): the same on every machine, unlike `hash`."""
+    text = "/".join(map(str, (seed, *purpose)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def generator(seed: int, *purpose: int | str) -> torch.Generator:
+    """A CPU generator seeded for one purpose. Draws are made on the CPU, so that every device gets the same ones."""
+    return torch.Generator().manual_seed(derive_seed(seed, *purpose))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on, for config.json and the model file."""
+    packages = ("wideresnet", "torch", "torchvision", "numpy", "Pillow")
+    found = {name: metadata.version(name) for name in packages}
+    return {**found, "python": platform.python_version(), "platform": f"{sys.platform}-{platform.machine()}"}
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What a person who waits is shown: two functions. The command line passes its own; `QUIET` shows nothing."""
+
+    line: Callable[[str], None] = _ignore  # one line that stays
+    progress: Callable[[str, int, int, str], None] = _ignore  # what, done, total, details: a bar that moves
+
+
+QUIET = Watch()
+PRINT = Watch(line=print)
+
+
+class StopSignals:
+    """While open, the first Ctrl-C or SIGTERM only sets `caught`, for a loop to end between two steps.
+
+    So nothing that is being written is cut. A second one is obeyed at once, as it would be without this.
+    """
+
+    def __init__(self) -> None:
+        self.caught: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._catch)
+        return self
+
+    def _catch(self, number: int, frame: object) -> None:  # noqa: ARG002 - the interpreter's own signature
+        self.caught = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()

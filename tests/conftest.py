@@ -1,0 +1,25 @@
+"""What several test files share: where the shared real data lies."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# The machine that runs the tests may be busy: no example fails for the time it takes.
+settings.register_profile("wideresnet", deadline=None)
+settings.load_profile("wideresnet")
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("WRN_SHARED", ROOT.parent / "shared"))
+
+
+def shared(path: str) -> Path:
+    """A file or folder of the shared data; skips the test, saying so, where a checkout has none (CI always has)."""
+    found = SHARED / path
+    if not found.exists():
+        reason = f"{path} is not in WRN_SHARED ({SHARED})"
+        if os.environ.get("CI"):
+            pytest.fail(f"{reason}; CI must have it")
+        pytest.skip(reason)
+    return found
