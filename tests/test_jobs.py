@@ -90,7 +90,14 @@ def test_a_picture_answers_the_same_in_every_form(shapes_run: tuple[Path, wrn.Ru
     path = data / "disc" / "0.png"
     image = Image.open(path)
     array = np.asarray(image)
-    forms: list[Any] = [path, str(path), path.read_bytes(), image, array, torch.from_numpy(array.copy()).permute(2, 0, 1)]
+    forms: list[Any] = [
+        path,
+        str(path),
+        path.read_bytes(),
+        image,
+        array,
+        torch.from_numpy(array.copy()).permute(2, 0, 1),
+    ]
     expected = predictor.logits(path)
     for form in forms:
         assert torch.equal(predictor.logits(form), expected), type(form)

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -57,6 +58,11 @@ def threads(num: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def thread_pool() -> ThreadPoolExecutor:
+    """A worker for each core; torch computes with one thread in each, so that they do not get in each other's way."""
+    return ThreadPoolExecutor(num_cores(), initializer=torch.set_num_threads, initargs=(1,))
 
 
 def derive_seed(seed: int, *purpose: int | str) -> int:

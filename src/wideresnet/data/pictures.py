@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +76,7 @@ def decode(
 
     # Threads, not processes: Pillow and torch let go of the interpreter's lock while they work on pixels.
     chunks = [range(start, min(start + 32, num)) for start in range(0, num, 32)]
-    pool, done = ThreadPoolExecutor(runtime.num_cores()), 0
+    pool, done = runtime.thread_pool(), 0
     try:
         for count in pool.map(work, chunks):
             done += count

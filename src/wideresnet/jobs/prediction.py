@@ -2,7 +2,6 @@
 
 import glob
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -75,7 +74,7 @@ def _answers(predictor: Predictor, paths: Sequence[Path], watch: runtime.Watch) 
         except ImageError as error:
             return str(error)
 
-    with ThreadPoolExecutor(runtime.num_cores()) as pool:
+    with runtime.thread_pool() as pool:
         while chunk := list(islice(rest, _CHUNK)):
             read_ones = list(pool.map(read, chunk))
             good = [one for one in read_ones if isinstance(one, Tensor)]

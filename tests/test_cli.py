@@ -1,0 +1,210 @@
+"""The command as a person or a program calls it: real processes, real files, exit codes."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wideresnet.cli.trainings import count_or_all, seconds
+from wideresnet.data import read
+from wideresnet.errors import UsageError
+
+WRN = [sys.executable, "-m", "wideresnet"]
+QUICK = ("--arch", "wrn_10_1", "--epochs", "2")
+
+
+def wrn(*words: str | Path, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [*WRN, *map(str, words)]
+    return subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `wrn train digits` was run, with three digits as PNG files in `pictures/`."""
+    place = tmp_path_factory.mktemp("place")
+    done = wrn("train", "digits", *QUICK, "--seed", "1", cwd=place)
+    assert done.returncode == 0, done.stderr
+    images = read("digits").splits["all"].sources
+    (place / "pictures").mkdir()
+    for i in range(3):
+        Image.fromarray(np.asarray(images[i])).save(place / "pictures" / f"{i}.png")
+    return place
+
+
+def test_training_says_its_plan_in_two_lines_and_ends_with_figures_and_the_next_commands(place: Path) -> None:
+    done = wrn("train", "digits", *QUICK, cwd=place)
+    plan = [line for line in done.stderr.splitlines() if " %  " not in line]  # a slow machine says how far it is
+    assert plan[0].startswith("wrn_10_1 at 8 pixels for 1,439 train, 179 val, 179 test pictures of 10 classes")
+    assert plan[1].startswith("recipe fast: 2 epochs")
+    assert len(plan) == 2
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("test accuracy ")
+    assert "95 % interval" in lines[0]
+    assert lines[1] == "report:  runs/digits-2/report.html"
+    assert lines[2].startswith("next:    wrn predict runs/digits-2 PICTURE…")
+    assert (place / "runs" / "digits-2" / "report.html").exists()
+
+
+def test_predictions_come_as_table_csv_and_jsonl_and_agree(place: Path) -> None:
+    table = wrn("predict", "runs/digits-1", "pictures", cwd=place).stdout.splitlines()
+    rows = list(
+        csv.DictReader(io.StringIO(wrn("predict", "runs/digits-1", "pictures", "--format", "csv", cwd=place).stdout))
+    )
+    out = wrn("predict", "runs/digits-1", "pictures/*.png", "--format", "jsonl", cwd=place).stdout
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [row["path"] for row in rows] == [line["path"] for line in lines] == [f"pictures/{i}.png" for i in range(3)]
+    for shown, row, line in zip(table, rows, lines, strict=True):
+        assert row["label"] == line["label"]
+        assert float(row["confidence"]) == line["confidence"] == max(line["probs"].values())
+        assert shown.startswith(f"{line['path']}  {line['label']}  ")
+
+
+def test_a_bad_file_is_a_row_with_its_reason_and_the_others_are_still_predicted(place: Path) -> None:
+    (place / "page.jpg").write_text("<html></html>")
+    listed = "pictures/0.png\nnowhere.png\npage.jpg\npictures/1.png\n"
+    done = wrn("predict", "runs/digits-1", "-", "--format", "jsonl", cwd=place, stdin=listed)
+    assert done.returncode == 1
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["path"] for line in lines] == listed.split()
+    assert [bool(line["error"]) for line in lines] == [False, True, True, False]
+    assert [line["label"] is None for line in lines] == [False, True, True, False]
+    assert "2 of 4 pictures could not be read" in done.stderr
+
+
+def test_a_name_that_begins_with_a_dash_or_holds_signs_of_the_shell_is_a_name(place: Path) -> None:
+    name = "-rf 'a' \"b\" $(x) [1] %s #&.png"
+    (place / name).write_bytes((place / "pictures" / "0.png").read_bytes())
+    done = wrn("predict", "runs/digits-1", "--format", "jsonl", "--", name, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["path"] == name
+    assert wrn("predict", "runs/digits-1", "-", cwd=place, stdin=name + "\n").returncode == 0
+
+
+def test_evaluation_prints_a_table_or_json_and_writes_a_report(place: Path) -> None:
+    done = wrn("evaluate", "runs/digits-1", "digits", cwd=place)
+    assert done.returncode == 0
+    assert done.stdout.startswith("digits, test: 179 pictures, torch ")
+    figures = json.loads(wrn("evaluate", "runs/digits-1", "digits", "--json", cwd=place).stdout)
+    assert f"accuracy   {100 * figures['accuracy']:.2f} %" in done.stdout
+    assert (place / "runs" / "digits-1" / "evaluation.html").read_text(encoding="utf-8").startswith("<!")
+    everything = wrn("evaluate", "runs/digits-1", "digits", "--split", "train", "--json", cwd=place)
+    assert json.loads(everything.stdout)["num_images"] == 1439
+
+
+def test_runs_models_and_info_are_tables_and_json(place: Path) -> None:
+    rows = json.loads(wrn("runs", "--json", cwd=place).stdout)
+    assert rows[0]["run"] == "digits-1"
+    assert rows[0]["epochs"] == "2/2"
+    assert "digits-1" in wrn("runs", cwd=place).stdout
+    models = json.loads(wrn("models", "--form", "paper", "--json", cwd=place).stdout)
+    counts = {row["arch"]: row["parameters"] for row in models}
+    assert counts["wrn_28_10.paper"] == 36_479_194
+    assert "WRN-28-10" in wrn("models", cwd=place).stdout
+    info = json.loads(wrn("info", "runs/digits-1", "--json", cwd=place).stdout)
+    assert (info["network"], info["preprocess"]["size"]) == ("wrn_10_1", 8)
+    assert json.loads(wrn("info", "--json", cwd=place).stdout)["engines"] == ["torch"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "digitz"], "digitz: no such file or folder"),
+        (["train"], "nothing to train on"),
+        (["train", "digits", "--epoch", "3"], "Did you mean --epochs?"),
+        (["train", "digits", "--epochs", "0"], "epochs=0"),
+        (["train", "digits", "--epochs", "many"], "--epochs"),
+        (["train", "digits", "--arch", "wrn_28"], "expected wrn_DEPTH_WIDEN"),
+        (["train", "digits", "--recipe", "papr"], "did you mean 'paper'?"),
+        (["train", "digits", "--max-bad", "-1"], "--max-bad"),
+        (["train", "digits", "--time-budget", "soon"], "--time-budget soon"),
+        (["train", "digits", "--resume", "runs/digits-1"], "--resume RUN stands alone"),
+        (["train", "--resume", "runs/nowhere"], "not a run"),
+        (["evaluate", "nowhere", "digits"], "nowhere: no such file"),
+        (["predict", "runs/digits-1"], "no picture named"),
+        (["predict", "runs/digits-1", "pictures/*.jpg"], "matches no file"),
+        (["predict", "pictures/0.png", "pictures/0.png"], "expected a safetensors file"),
+        (["models", "--form", "papers"], "did you mean 'paper'?"),
+        (["runs", "nowhere"], "nowhere: no such folder"),
+        (["trian", "digits"], "train"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_exit_code_2_and_writes_nothing(
+    place: Path, words: list[str], message: str
+) -> None:
+    before = sorted(place.rglob("*"))
+    done = wrn(*words, cwd=place)
+    assert done.returncode == 2, done
+    assert message in done.stderr
+    assert done.stderr.startswith("wrn: ")
+    assert done.stderr.count("\n") <= 2, done.stderr
+    assert done.stdout == ""
+    assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_ends_with_its_code_says_how_to_go_on_and_that_works(tmp_path: Path, number: int, code: int) -> None:
+    words = ["train", "digits", "--arch", "wrn_10_1", "--epochs", "40"]
+    process = subprocess.Popen([*WRN, *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "runs" / "digits-1" / "metrics.csv"
+    while not metrics.exists():
+        assert process.poll() is None
+        os.sched_yield()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert "Go on with: wrn train --resume runs/digits-1" in said
+    assert "Traceback" not in said
+    config = json.loads((tmp_path / "runs" / "digits-1" / "config.json").read_text())
+    assert config["recipe"]["epochs"] == 40
+    assert not list((tmp_path / "runs" / "digits-1").glob("*.tmp"))
+
+
+def test_a_disk_that_is_full_stops_whole_with_exit_code_3(tmp_path: Path) -> None:
+    words = " ".join([*WRN, "train", "digits", "--arch", "wrn_10_2", "--epochs", "1"])
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 500; exec {words}"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3, done
+    assert "cannot write" in done.stderr
+    assert "--resume runs/digits-1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert wrn("train", "--resume", "runs/digits-1", cwd=tmp_path).returncode == 0
+
+
+def test_the_reader_of_a_pipe_may_leave_early(place: Path) -> None:
+    command = f"{' '.join(WRN)} predict runs/digits-1 pictures pictures pictures | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=place, capture_output=True, text=True, check=False)
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_the_version_is_the_package_s(place: Path) -> None:
+    from wideresnet import runtime
+
+    assert wrn("--version", cwd=place).stdout.strip() == runtime.versions()["wideresnet"]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("20min", 1200), ("2h", 7200), ("1.5 h", 5400)])
+def test_a_time_is_a_number_with_a_unit(text: str, expected: float) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "20", "min", "-3s", "0s", "3 weeks", "nan s"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="expected a time above 0 with its unit"):
+        seconds(text)
+
+
+def test_max_bad_is_a_count_or_all() -> None:
+    assert (count_or_all("3"), count_or_all("all")) == (3, None)
+    with pytest.raises(UsageError, match="--max-bad some"):
+        count_or_all("some")
