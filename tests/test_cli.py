@@ -88,6 +88,49 @@ def test_a_name_that_begins_with_a_dash_or_holds_signs_of_the_shell_is_a_name(pl
     assert wrn("predict", "runs/digits-1", "-", cwd=place, stdin=name + "\n").returncode == 0
 
 
+def test_a_missing_file_among_others_is_a_row_though_its_name_looks_like_a_glob(place: Path) -> None:
+    done = wrn("predict", "runs/digits-1", "-", cwd=place, stdin="missing[1].png\npictures/0.png\n")
+    assert done.returncode == 1
+    assert "missing[1].png  error: no such file" in done.stdout
+    assert wrn("predict", "runs/digits-1", "pictures/0.png", "no*.png", cwd=place).returncode == 1
+    typo = wrn("predict", "runs/digits-1", "pictures/0.png", "--formt", "csv", cwd=place)
+    assert (typo.returncode, typo.stdout) == (2, "")
+
+
+def test_names_that_are_no_text_go_in_and_out_as_they_are(place: Path) -> None:
+    name = b"pictures/caf\xe9.png"
+    path = Path(os.fsdecode(bytes(place) + b"/" + name))
+    path.write_bytes((place / "pictures" / "0.png").read_bytes())
+    try:
+        command = [*WRN, "predict", "runs/digits-1", "-", "--format", "csv"]
+        environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+        done = subprocess.run(command, cwd=place, input=name + b"\n", capture_output=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[1].startswith(name + b",")
+    finally:
+        path.unlink()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_results_flow_into_a_file_though_the_progress_bar_is_on_a_terminal(place: Path) -> None:
+    import pty
+
+    terminal, child = pty.openpty()
+    with (place / "out.txt").open("w") as out:
+        command = [*WRN, "predict", "runs/digits-1", "pictures"]
+        process = subprocess.Popen(command, cwd=place, stdout=out, stderr=child)
+        os.close(child)
+        while True:
+            try:
+                if not os.read(terminal, 1024):
+                    break
+            except OSError:  # Linux ends a pseudo-terminal so
+                break
+        assert process.wait() == 0
+    os.close(terminal)
+    assert len((place / "out.txt").read_text().splitlines()) == 3
+
+
 def test_evaluation_prints_a_table_or_json_and_writes_a_report(place: Path) -> None:
     done = wrn("evaluate", "runs/digits-1", "digits", cwd=place)
     assert done.returncode == 0

@@ -115,6 +115,10 @@ def test_the_digits_are_embedded() -> None:
             {"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([0, 2]), "class_names": np.array(["a", "b"])},
             "label 1 is 2, but class_names has 2 names",
         ),
+        (
+            {"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([0, 3 * 10**8])},
+            "the largest label is 300000000",
+        ),
         ({"x": np.zeros(2)}, r"keys \['x'\]; expected train_images"),
         ({"images": np.array([{}], dtype=object), "labels": np.zeros(1, int)}, "not a readable .npz of plain arrays"),
     ],
@@ -221,6 +225,15 @@ def test_a_made_split_is_stratified_whole_and_keeps_identical_pictures_together(
     assert all(again[split].names == part.names for split, part in parts.items())
 
 
+@given(st.lists(st.integers(1, 60), min_size=3, max_size=9), st.integers(0, 9))
+def test_a_class_is_in_every_part_however_many_twins_it_has(groups: list[int], seed: int) -> None:
+    labels = [0] * sum(groups) + [1] * 40
+    digests = [f"{g}".encode() for g, count in enumerate(groups) for _ in range(count)]
+    digests += [f"other{i}".encode() for i in range(40)]
+    parts = divide({"all": pictures(labels, digests)}, seed).parts
+    assert all((part.labels == 0).any() for part in parts.values())
+
+
 def test_shares_are_a_tenth_each_and_another_seed_gives_others() -> None:
     whole = pictures([i % 4 for i in range(400)])
     parts = divide({"all": whole}, 0).parts
@@ -243,7 +256,7 @@ def test_a_missing_val_part_comes_from_train_and_never_from_test() -> None:
 def test_parts_that_are_given_are_taken_as_they_are() -> None:
     given_parts = {"train": pictures([0, 1]), "val": pictures([0, 1])}
     assert divide(given_parts, 0).parts == given_parts
-    with pytest.raises(DataError, match="nothing to train on: there is test, but no train part"):
+    with pytest.raises(DataError, match="nothing to train on: there is test, but no train part with pictures"):
         divide({"test": pictures([0])}, 0)
 
 

@@ -3,8 +3,12 @@
 import csv
 import dataclasses
 import json
+import re
+import shlex
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ from wideresnet import jobs, runs, runtime
 from wideresnet.checkpoint import load_model
 from wideresnet.errors import DataError, Interrupted, ModelFileError, TrainingStopped, UsageError
 from wideresnet.jobs.preparation import make_recipe
-from wideresnet.recipes import defaults
+from wideresnet.recipes import Recipe, defaults
 
 QUICK: dict[str, Any] = {"arch": "wrn_10_1", "epochs": 3, "watch": runtime.QUIET}
 
@@ -112,6 +116,16 @@ def test_a_picture_answers_the_same_in_every_form(shapes_run: tuple[Path, wrn.Ru
     assert predictor([]) == []
 
 
+def test_a_val_part_that_is_all_right_leaves_confidences_raw_and_says_so(tmp_path: Path) -> None:
+    data = shapes(tmp_path / "set", {"train/disc": 40, "train/bar": 40, "val/disc": 3, "val/bar": 3})
+    lines: list[str] = []
+    options = {**QUICK, "epochs": 20, "watch": runtime.Watch(line=lines.append)}
+    run = wrn.train(data, out=tmp_path / "r", **options)
+    assert run.evaluation.accuracy == 1, "the pictures of this test are to be easy"
+    assert load_model(run.folder).card.temperature == 1
+    assert any("too easy to fit a temperature" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("form", "message"),
     [
@@ -138,11 +152,14 @@ def test_evaluating_on_the_data_of_training_counts_only_what_training_never_saw(
     assert again.figures() == {**run.evaluation.figures(), "data": "shapes"}
     assert again.names == run.evaluation.names
     assert "<html" in (tmp_path / "r.html").read_text(encoding="utf-8")
-    (data / "disc" / "new.png").write_bytes((data / "bar" / "0.png").read_bytes())  # other data now: all of it counts
-    try:
-        assert len(wrn.evaluate(run.folder, data, watch=runtime.QUIET).labels) == 121
-    finally:
-        (data / "disc" / "new.png").unlink()
+    other = tmp_path / "other"  # almost the same: all of it counts, and what was trained on is said
+    shutil.copytree(data, other)
+    (other / "disc" / "new.png").write_bytes((data / "bar" / "0.png").read_bytes())
+    lines: list[str] = []
+    assert len(wrn.evaluate(run.folder, other, watch=runtime.Watch(line=lines.append)).labels) == 121
+    assert any(
+        re.fullmatch(r"note: 9[67] of these 121 pictures were trained on, which flatters the figures", x) for x in lines
+    )
 
 
 def test_evaluation_matches_classes_by_name_and_names_one_it_does_not_know(
@@ -184,7 +201,7 @@ class StopAfter:
 def test_a_run_that_was_interrupted_goes_on_bitwise_and_says_how(tmp_path: Path) -> None:
     options = {**QUICK, "epochs": 3, "dropout_p": 0.1}
     wrn.train("digits", out=tmp_path / "whole", **options)
-    with pytest.raises(Interrupted, match=r"stopped in epoch 2 of 3.* --resume .*stopped"):
+    with pytest.raises(Interrupted, match=r"stopped in epoch 2;.* --resume .*stopped"):
         wrn.train("digits", out=tmp_path / "stopped", **{**options, "watch": runtime.Watch(progress=StopAfter(2))})
     assert len(list(csv.DictReader((tmp_path / "stopped" / "metrics.csv").open()))) == 1
     resumed = wrn.resume(tmp_path / "stopped", watch=runtime.QUIET)
@@ -213,6 +230,9 @@ def test_going_on_with_other_data_or_versions_or_no_run_is_refused(tmp_path: Pat
     with pytest.raises(DataError, match=r"not the data that .* was trained on"):
         wrn.resume(run.folder, watch=runtime.QUIET)
     config = json.loads((run.folder / "config.json").read_text())
+    (run.folder / "config.json").write_text(json.dumps({**config, "seed": 1}))
+    with pytest.raises(ModelFileError, match=r"config\.json: not the config this run was made with"):
+        wrn.resume(run.folder)
     config["versions"]["torch"] = "1.0"
     (run.folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UsageError, match=r"torch 1\.0 → .*not be bitwise"):
@@ -221,8 +241,25 @@ def test_going_on_with_other_data_or_versions_or_no_run_is_refused(tmp_path: Pat
         wrn.resume(tmp_path)
 
 
+def test_a_run_that_lost_its_checkpoint_is_never_trained_over(tmp_path: Path) -> None:
+    run = wrn.train("digits", out=tmp_path / "r", **{**QUICK, "epochs": 1})
+    (run.folder / "checkpoint.safetensors").unlink()
+    before = (run.folder / "model.safetensors").read_bytes()
+    with pytest.raises(ModelFileError, match=r"its checkpoint\.safetensors is gone"):
+        wrn.resume(run.folder)
+    assert (run.folder / "model.safetensors").read_bytes() == before
+
+
+def test_a_network_whose_last_update_ruined_it_is_no_result_though_its_loss_was_finite(tmp_path: Path) -> None:
+    options = {**QUICK, "epochs": 1, "lr": 1e38, "batch_size": 1600, "recipe": "paper"}  # one update, the last
+    with pytest.raises(wrn.Diverged, match="not finite") as caught:
+        wrn.train("digits", out=tmp_path / "r", **options)
+    assert "--resume" not in str(caught.value), "going on would come to the same"
+    assert not (tmp_path / "r" / "report.html").exists()
+
+
 def test_a_learning_rate_that_explodes_stops_whole_with_advice(tmp_path: Path) -> None:
-    with pytest.raises(TrainingStopped, match=r"(loss|val_loss) is (nan|inf).*lower --lr.*--resume"):
+    with pytest.raises(TrainingStopped, match=r"(loss|val_loss|weights) (is|are) (nan|inf|not finite).*lower --lr"):
         wrn.train("digits", out=tmp_path / "r", **{**QUICK, "lr": 1e12, "warmup_epochs": 0})
     if (tmp_path / "r" / "checkpoint.safetensors").exists():
         assert all(t.isfinite().all() for t in load_file(tmp_path / "r" / "checkpoint.safetensors").values())
@@ -249,7 +286,10 @@ def test_a_run_folder_is_never_reused(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"recipe": "quick"}, "--recipe quick"),
         ({"lr": -1.0}, "lr=-1"),
         ({"crop_padding": 8}, "crop_padding=8: must be below the size"),
-        ({"size": 0}, "size"),
+        ({"size": 0}, "size=0"),
+        ({"mean": (125.0, 123.0, 114.0)}, "divide by 255"),
+        ({"time_budget_s": 9.0}, "give one"),
+        ({"device": "cpu:x"}, "--device cpu:x"),
         ({"mean": (0.5,)}, "--mean: 1 values for 3 channels"),
         ({"std": (0.0, 0.1, 0.1)}, "std"),
         ({"device": "tpu"}, "--device tpu"),
@@ -262,6 +302,19 @@ def test_an_impossible_option_is_told_before_anything_is_written(
     with pytest.raises(UsageError, match=message):
         wrn.train("digits", out=tmp_path / "r", watch=runtime.QUIET, **{"epochs": 1, **options})
     assert not (tmp_path / "r").exists()
+
+
+def test_pictures_that_do_not_fit_into_memory_are_refused_with_the_figures(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"1,797 pictures of 100000×100000 take 53,910.0 GB.*smaller --size"):
+        wrn.train("digits", out=tmp_path / "r", **{**QUICK, "size": 100_000})
+
+
+def test_a_part_without_pictures_is_no_part(tmp_path: Path) -> None:
+    data = shapes(tmp_path / "set", {"train/disc": 20, "train/bar": 20})
+    (data / "val" / "disc").mkdir(parents=True)
+    run = wrn.train(data, out=tmp_path / "r", **{**QUICK, "epochs": 1})
+    assert run.evaluation.split == "val"
+    assert len(run.evaluation.labels) == 4
 
 
 def test_a_class_that_only_val_has_is_an_error_naming_it_and_one_that_val_lacks_is_none(tmp_path: Path) -> None:
@@ -295,6 +348,17 @@ def test_the_messy_folder_as_a_whole_has_its_own_outcome(tmp_path: Path) -> None
     assert "under more than one label" in said
     report = (run.folder / "report.html").read_text(encoding="utf-8")
     assert "under more than one label" in report
+    again = wrn.evaluate(run.folder, messy, max_bad=None, watch=runtime.QUIET)
+    assert (again.split, again.accuracy) == ("val", run.evaluation.accuracy)
+
+
+def test_a_class_without_a_readable_picture_does_not_make_evaluation_count_pictures_of_training(tmp_path: Path) -> None:
+    data = shapes(tmp_path / "set", {"disc": 30, "bar": 30, "a_broken": 1})
+    (data / "a_broken" / "0.png").write_bytes(b"")
+    run = wrn.train(data, out=tmp_path / "r", max_bad=None, **{**QUICK, "epochs": 1})
+    again = wrn.evaluate(run.folder, data, max_bad=None, watch=runtime.QUIET)
+    assert (again.split, again.names) == ("test", run.evaluation.names)
+    assert again.labels.tolist() == run.evaluation.labels.tolist()
 
 
 def test_the_paper_s_recipe_trains_on_all_of_train_and_takes_the_last_epoch(tmp_path: Path) -> None:
@@ -304,18 +368,37 @@ def test_the_paper_s_recipe_trains_on_all_of_train_and_takes_the_last_epoch(tmp_
     assert "val_accuracy" not in rows[0]
     assert load_model(run.folder).card.trained["epoch"] == 2
     assert run.evaluation.split == "test"
-    assert runs.read_config(run.folder).recipe.milestones == (1, 1, 2)
+    assert runs.read_config(run.folder).recipe.milestones == (2, 2, 3)
 
 
 def test_what_the_data_says_goes_into_the_recipe_and_what_the_user_says_wins() -> None:
     default = defaults(2_000, 32, "cpu")
-    made = make_recipe("fast", default, 32, ["cat", "dog"], {})
+
+    def make(name: str, classes: list[str], num_train: int = 2_000, **changes: Any) -> Recipe:
+        return make_recipe(name, changes, default=default, size=32, class_names=classes, num_train=num_train)
+
+    made = make("fast", ["cat", "dog"])
     assert (made.epochs, made.batch_size, made.crop_padding, made.flip) == (60, 64, 4, True)
-    assert made.lr == pytest.approx(0.1)
-    assert make_recipe("fast", default, 32, ["3", "8"], {}).flip is False
-    assert make_recipe("fast", default, 32, ["3", "8"], {"flip": True, "lr": 0.7}).lr == 0.7
-    paper = make_recipe("paper", default, 32, ["cat", "dog"], {})
+    assert made.lr == pytest.approx(0.2)
+    assert make("fast", ["3", "8"]).flip is False
+    assert make("fast", ["3", "8"], flip=True, lr=0.7).lr == 0.7
+    few = make("fast", ["cat", "dog"], num_train=32, batch_size=400)
+    assert few.batch_size == 32
+    assert few.lr == pytest.approx(0.1)
+    paper = make("paper", ["cat", "dog"])
     assert (paper.epochs, paper.batch_size, paper.lr) == (200, 128, 0.1)
+
+
+def test_the_command_of_a_run_repeats_it_though_python_made_it(tmp_path: Path) -> None:
+    options = {**QUICK, "epochs": 1, "seed": 3, "flip": True, "label_smoothing": 0.0, "mean": (0.5, 0.5, 0.5)}
+    run = wrn.train("digits", out=tmp_path / "a", **options)
+    words = shlex.split(runs.read_config(run.folder).command)
+    assert words[:3] == ["wrn", "train", "digits"]
+    command = [sys.executable, "-m", "wideresnet", *words[1:], "--out", str(tmp_path / "b")]
+    subprocess.run(command, check=True, capture_output=True)
+    a, b = (load_file(tmp_path / name / "checkpoint.safetensors") for name in "ab")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert runs.read_config(tmp_path / "a") == runs.read_config(tmp_path / "b")
 
 
 @pytest.mark.parametrize(
@@ -326,6 +409,8 @@ def test_what_the_data_says_goes_into_the_recipe_and_what_the_user_says_wins() -
         {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
         {"size": 12},
         {"arch": "wrn_10_1.paper"},
+        {"ema_decay": 0.9},
+        {"dropout_p": 0.2},
     ],
 )
 def test_an_option_of_pictures_or_network_travels_with_the_model(tmp_path: Path, options: dict[str, Any]) -> None:
@@ -335,6 +420,10 @@ def test_an_option_of_pictures_or_network_travels_with_the_model(tmp_path: Path,
     for name, value in options.items():
         if name == "arch":
             assert file.card.architecture["shortcut"] == "activated"
+        elif name == "ema_decay":
+            assert file.card.weights == "ema"
+        elif name == "dropout_p":
+            assert file.card.architecture["dropout_p"] == value
         elif name == "in_channels":
             assert file.card.architecture["in_channels"] == file.card.preprocess.channels == value
         else:

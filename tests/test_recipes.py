@@ -79,8 +79,10 @@ def test_one_cycle_equals_torch_s(epochs: int, steps: int, share: float) -> None
 
 
 def test_fewer_epochs_keep_the_schedule_whole() -> None:
-    assert change(PAPER, {"epochs": 20}).milestones == (6, 12, 16)
+    assert change(PAPER, {"epochs": 20}).milestones == (7, 13, 17)
     assert change(PAPER, {"epochs": 20, "milestones": (5,)}).milestones == (5,)
+    for epochs in range(1, 30):  # however few: it begins with the whole learning rate
+        assert lr_at(change(PAPER, {"epochs": epochs}), 0, 5) == 0.1
     assert change(FAST, {"epochs": 60}).warmup_epochs == pytest.approx(12)
 
 

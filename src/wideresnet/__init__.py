@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wideresnet.errors import (
         DataError,
+        Diverged,
         ImageError,
         Interrupted,
         ModelFileError,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {  # name → (room, its name there)
     "DataError": ("errors", "DataError"),
+    "Diverged": ("errors", "Diverged"),
     "Evaluation": ("evaluation", "Evaluation"),
     "ImageError": ("errors", "ImageError"),
     "Interrupted": ("errors", "Interrupted"),
@@ -45,6 +47,7 @@ _PUBLIC = {  # name → (room, its name there)
 
 __all__ = [
     "DataError",
+    "Diverged",
     "Evaluation",
     "ImageError",
     "Interrupted",

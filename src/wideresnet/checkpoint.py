@@ -69,13 +69,36 @@ def save_model(path: Path, state: Mapping[str, Tensor], card: Card, extra: Mappi
 
 def load_model(path: Path) -> ModelFile:
     """Reads a model file, or the model file of a run folder. Raises ModelFileError, saying what the file is instead."""
-    path = Path(path)
+    path = _model_path(path)
+    tensors, entry = _read(path)
+    card = _card(entry, path)
+    try:
+        model = WideResNetClassifier(**card.architecture)
+        model.load_state_dict({k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")})
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelFileError(f"{path}: a model file whose content does not fit together: {error}") from error
+    if not all(t.isfinite().all() for t in model.state_dict().values()):
+        raise ModelFileError(f"{path}: has weights that are not finite; its training diverged")
+    extra = {k.removeprefix("extra/"): v for k, v in tensors.items() if k.startswith("extra/")}
+    return ModelFile(model.eval(), card, extra)
+
+
+def read_card(path: Path) -> Card:
+    """The card of a model file alone: its weights are not read, its digest not checked. Errors as `load_model`."""
+    path = _model_path(path)
+    return _card(_read(path, card_alone=True)[1], path)
+
+
+def _model_path(path: Path) -> Path:
     if path.is_dir():
         if not (path / "model.safetensors").exists():
             hint = " Training has not finished its first epoch." if (path / "config.json").exists() else ""
             raise ModelFileError(f"{path}: a folder without model.safetensors; expected a run or a model file.{hint}")
-        path = path / "model.safetensors"
-    tensors, entry = _read(path)
+        return path / "model.safetensors"
+    return path
+
+
+def _card(entry: Mapping[str, Any], path: Path) -> Card:
     if "format_version" not in entry:
         raise ModelFileError(f"{path}: not a model file (a checkpoint?); expected a run's model.safetensors")
     if entry["format_version"] > FORMAT_VERSION:
@@ -87,13 +110,9 @@ def load_model(path: Path) -> ModelFile:
         names = {f.name for f in dataclasses.fields(Card)}
         values = {key: value for key, value in entry.items() if key in names}
         values |= {"class_names": tuple(entry["class_names"]), "preprocess": Preprocess.from_dict(entry["preprocess"])}
-        card = Card(**values)
-        model = WideResNetClassifier(**entry["architecture"])
-        model.load_state_dict({k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelFileError(f"{path}: a model file whose content does not fit together: {error}") from error
-    extra = {k.removeprefix("extra/"): v for k, v in tensors.items() if k.startswith("extra/")}
-    return ModelFile(model.eval(), card, extra)
+        return Card(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{path}: a model file whose card does not fit together: {error}") from error
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
@@ -110,30 +129,36 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _write(path: Path, tensors: Mapping[str, Tensor], entry: Mapping[str, Any]) -> None:
     plain = {key: value.detach().to("cpu").contiguous() for key, value in tensors.items()}
-    text = json.dumps(entry, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    files.write_whole(path, save(plain, metadata={_ENTRY: text, "digest": _digest(plain, text)}))
+    text = json.dumps({**entry, "digest": _digest(plain, entry)}, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    files.write_whole(path, save(plain, metadata={_ENTRY: text}))
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and our JSON entry, checked against the digest."""
+def _read(path: Path, *, card_alone: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and our JSON entry, checked against the digest; `card_alone`: the entry unchecked, nothing else read."""
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file; expected a run folder, or its model.safetensors")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            keys = () if card_alone else file.keys()
+            tensors = {key: file.get_tensor(key) for key in keys}
     except (safetensors.SafetensorError, OSError) as error:
         raise ModelFileError(f"{path}: {_what_it_is(path)}; expected a safetensors file ({error})") from error
     if _ENTRY not in metadata:
         raise ModelFileError(f"{path}: safetensors, but no model file or checkpoint of ours (no {_ENTRY!r} entry)")
-    if metadata.get("digest") != _digest(tensors, metadata[_ENTRY]):
+    try:
+        entry: dict[str, Any] = json.loads(metadata[_ENTRY])
+        digest = entry.pop("digest")
+    except (ValueError, KeyError) as error:
+        raise ModelFileError(f"{path}: damaged: its header cannot be read ({error}). Take another copy") from error
+    if not card_alone and digest != _digest(tensors, entry):
         raise ModelFileError(f"{path}: damaged: its content differs from its digest. Take another copy")
-    entry: dict[str, Any] = json.loads(metadata[_ENTRY])
     return tensors, entry
 
 
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    parts: list[bytes | memoryview] = [text.encode()]
+def _digest(tensors: Mapping[str, Tensor], entry: Mapping[str, Any]) -> str:
+    """SHA-256 over the entry without its digest, and over each tensor's name, type, shape and bytes."""
+    parts: list[bytes | memoryview] = [json.dumps(entry, sort_keys=True, ensure_ascii=False).encode()]
     for key in sorted(tensors):
         value = tensors[key]
         parts.append(f"{key} {value.dtype} {list(value.shape)}".encode())

@@ -40,6 +40,10 @@ class TrainingStopped(WideResNetError):  # noqa: N818 - not a mistake of anybody
     exit_code = STOPPED
 
 
+class Diverged(TrainingStopped):
+    """The loss or the weights are not finite any more. Going on would come to the same; other options may not."""
+
+
 class Interrupted(WideResNetError):  # noqa: N818 - likewise
     """A signal stopped the work, whole."""
 

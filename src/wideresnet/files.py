@@ -32,13 +32,15 @@ def write_whole(path: Path, content: bytes | str) -> None:
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes 0600; a model file is to be shared like any other
         temporary.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise TrainingStopped(
             f"{path}: cannot write {len(data):,} bytes: {error.strerror or error}. "
-            "The file before it, if any, is untouched; free some space or choose another --out"
+            "The file before it, if any, is untouched"
         ) from error
 
 

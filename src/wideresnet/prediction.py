@@ -34,6 +34,7 @@ class Predictor:
         """Raises ModelFileError if `path` is no model file and no run folder, UsageError if the device is not there."""
         file = load_model(Path(path))
         self.card: Card = file.card
+        self.extra = file.extra  # what travels with the weights
         self.engine = engines.choose(file.model, file.card.preprocess, runtime.choose_device(device))
 
     @overload

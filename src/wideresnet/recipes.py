@@ -128,17 +128,15 @@ class RecipeChanges(TypedDict, total=False):
 
 RECIPES: dict[str, Recipe] = {
     # Ours, for a small budget: warm-up and cosine to 0 (Loshchilov & Hutter 2017; Goyal et al. 2017), no weight decay
-    # on BN and biases (He et al. 2019, section 3.1), label smoothing 0.1 (Szegedy et al. 2016), an average of weights
-    # (Polyak & Juditsky 1992). `epochs` and `batch_size` are set from the data by `defaults`, lr in proportion.
-    # docs/numbers.md has what it reaches.
+    # on BN and biases (He et al. 2019, section 3.1), label smoothing 0.1 (Szegedy et al. 2016). `epochs` and
+    # `batch_size` are set from the data by `defaults`, lr in proportion. docs/numbers.md has what it reaches.
     "fast": Recipe(
         name="fast",
         epochs=10,
         batch_size=128,
-        lr=0.2,
+        lr=0.4,
         warmup_epochs=2.0,
         label_smoothing=0.1,
-        ema_decay=0.998,
         crop_padding=4,
     ),
     # The paper's, from the original's scripts/train_cifar.sh and train.lua; crops by reflection, 4 pixels.
@@ -171,7 +169,8 @@ def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     share = given.get("epochs", recipe.epochs) / recipe.epochs
     if share > 0:
         moved = {
-            "milestones": tuple(max(1, round(m * share)) for m in recipe.milestones),
+            # Counted from 1, so the epochs before a milestone are in proportion; none before the second epoch.
+            "milestones": tuple(n for m in recipe.milestones if (n := 1 + round((m - 1) * share)) > 1),
             "warmup_epochs": recipe.warmup_epochs * share,
         }
         given = {**moved, **given}

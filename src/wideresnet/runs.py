@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,14 @@ from typing import Any, Literal
 from wideresnet import files
 from wideresnet.errors import ModelFileError, UsageError
 from wideresnet.recipes import Recipe
+from wideresnet.recipes import find as find_recipe
 
 CONFIG, METRICS, LOG = "config.json", "metrics.csv", "log.txt"
 CHECKPOINT, MODEL, REPORT = "checkpoint.safetensors", "model.safetensors", "report.html"
+
+
+# Fields of the recipe that follow from the data where they are not given, and so are always written out.
+_FROM_DATA = {"epochs", "batch_size", "lr", "warmup_epochs", "milestones", "flip", "crop_padding"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,29 +39,68 @@ class Config:
     threads: int
     max_bad: int | None  # None: any number
     engine: str
-    command: str
-    fingerprint: str  # of the data as decoded and split
+    fingerprint: str  # of the data as decoded, before it is split
     versions: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything here, by which a checkpoint knows its run."""
+        return files.sha256(json.dumps(self.to_dict(), sort_keys=True).encode())
+
+    @property
+    def command(self) -> str:
+        """The command that repeats this run, whatever made it."""
+        words = ["wrn", "train", self.data, "--arch", self.arch, "--size", str(self.size), "--recipe", self.recipe.name]
+        named = find_recipe(self.recipe.name)
+        for field in dataclasses.fields(Recipe):
+            value = getattr(self.recipe, field.name)
+            option = field.name.replace("_", "-")
+            if value == getattr(named, field.name) and field.name not in _FROM_DATA:
+                continue
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            elif value != ():
+                words += [f"--{option}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+        chosen = {"fit": self.fit, "in-channels": self.in_channels, "seed": self.seed, "max-bad": self.max_bad}
+        usual = {"fit": "crop", "in-channels": 3, "seed": 0, "max-bad": 0}
+        words += [
+            word for k, v in chosen.items() if v != usual[k] for word in (f"--{k}", "all" if v is None else str(v))
+        ]
+        for name, values in {"mean": self.mean, "std": self.std}.items():
+            words += [f"--{name}", *map(str, values)] if values is not None else []
+        return shlex.join(words)
 
     def to_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "versions": dict(self.versions)}
 
 
+def check_out(out: Path | None) -> None:
+    """Raises UsageError if `out` holds anything already, or cannot hold a run."""
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: a file; a run is a folder, choose another --out")
+    if out is not None and out.exists() and any(out.iterdir()):
+        hint = f"Go on with it by --resume {out}, or choose" if (out / CONFIG).exists() else "Choose"
+        raise UsageError(f"{out}: exists already and is not empty. {hint} another --out")
+
+
 def create(name: str, out: Path | None) -> Path:
     """A new run folder: `out`, or runs/NAME-1, -2, …, never one that holds anything. Raises UsageError."""
-    if out is None:
-        slug = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
-        number = 1
-        while (Path("runs") / f"{slug}-{number}").exists():
-            number += 1
-        out = Path("runs") / f"{slug}-{number}"
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: exists already. Go on with it by --resume {out}, or choose another --out")
+    check_out(out)
+    slug = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            return out
+        number = 1
+        while True:
+            folder = Path("runs") / f"{slug}-{number}"
+            try:
+                folder.mkdir(parents=True)  # made here or not at all: two runs started together never share one
+                return folder
+            except FileExistsError:
+                number += 1
     except OSError as error:
-        raise UsageError(f"{out}: cannot be made: {error.strerror}; choose another --out") from error
-    return out
+        raise UsageError(f"{out or 'runs'}: cannot be made: {error.strerror}; choose another --out") from error
 
 
 def write_config(folder: Path, config: Config) -> None:
@@ -82,7 +127,7 @@ def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def log(folder: Path, line: str) -> None:
     """Appends to log.txt, the one file of a run that is not written whole."""
-    with (folder / LOG).open("a", encoding="utf-8") as file:
+    with (folder / LOG).open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(line + "\n")
 
 

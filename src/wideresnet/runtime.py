@@ -32,12 +32,22 @@ def choose_device(name: str = "auto") -> torch.device:
     if not available[kind]:
         there = ", ".join(device for device, is_there in available.items() if is_there)
         raise UsageError(f"--device {name}: not available on this machine; available: {there}")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: expected {kind}, or {kind}:NUMBER") from error
 
 
 def num_cores() -> int:
     """Cores that this process may use, which in a container are fewer than the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Memory of the machine, or 2^62 where it cannot be asked."""
+    names = getattr(os, "sysconf_names", {})
+    known = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 1 << 62
 
 
 def threads_for(macs_per_step: int) -> int:

@@ -6,6 +6,7 @@ row with a "score", the higher the better.
 """
 
 import copy
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from wideresnet import runtime
-from wideresnet.errors import INTERRUPTED, TERMINATED, Interrupted, TrainingStopped
+from wideresnet.errors import INTERRUPTED, TERMINATED, Diverged, Interrupted
 from wideresnet.recipes import Recipe, lr_at
 
 
@@ -64,8 +65,8 @@ def fit(
 ) -> State:
     """Trains from `state` to the recipe's last epoch; after each epoch calls `save(state, is_best)`.
 
-    Raises TrainingStopped on a loss that is not finite, Interrupted on Ctrl-C or SIGTERM: in both cases what `save`
-    wrote last stands. Nothing random is left in between: what torch draws itself (dropout) is seeded at each step.
+    Raises Diverged on a loss or weights that are not finite, Interrupted on Ctrl-C or SIGTERM: in both cases what
+    `save` wrote last stands. Nothing random is left between steps: what torch draws itself (dropout) is seeded at each.
     """
     model, optimizer, average = state.model, state.optimizer, state.average
     step = state.epoch * steps_per_epoch
@@ -82,7 +83,7 @@ def fit(
                 result = loss(model, batch)
                 value = result.mean.item()
                 if value - value != 0:  # NaN or infinite
-                    raise TrainingStopped(
+                    raise Diverged(
                         f"loss is {value} at step {step + 1} (epoch {epoch}), lr {lr:.4g}; whole epochs are kept. "
                         "Try a lower --lr, or a longer --warmup-epochs"
                     )
@@ -98,19 +99,21 @@ def fit(
                 for name, total in {"loss": value * result.num_examples, **result.sums}.items():
                     sums[name] = sums.get(name, 0.0) + float(total)
                 seconds = time.perf_counter() - started
-                detail = f"loss {sums['loss'] / num_examples:.3f} · {num_examples / seconds:,.0f} images/s"
+                means = " · ".join(f"{name} {total / num_examples:.3f}" for name, total in sums.items())
+                detail = f"{means} · {num_examples / seconds:,.0f} images/s"
                 watch.progress(f"epoch {epoch}/{recipe.epochs}", step, recipe.epochs * steps_per_epoch, detail)
                 if signals.caught is not None:
-                    code = INTERRUPTED if signals.caught == 2 else TERMINATED
-                    raise Interrupted(f"stopped in epoch {epoch} of {recipe.epochs}; whole epochs are kept", code)
+                    raise _interrupted(signals.caught, f"in epoch {epoch}")
 
             seconds = time.perf_counter() - started
             row: dict[str, Any] = {"epoch": epoch, "lr": lr}
             row |= {f"train_{name}": total / num_examples for name, total in sums.items()}
             row |= validate(state.judged)
-            if bad := [name for name, value in row.items() if value - value != 0]:
-                raise TrainingStopped(f"{bad[0]} is {row[bad[0]]} after epoch {epoch}, lr {lr:.4g}; try a lower --lr")
             row |= {"seconds": round(seconds, 3), "images_per_s": round(num_examples / seconds, 1)}
+            if bad := [name for name, value in row.items() if value - value != 0]:
+                raise Diverged(f"{bad[0]} is {row[bad[0]]} after epoch {epoch}, lr {lr:.4g}; try a lower --lr")
+            if not all(value.isfinite().all() for value in to_tensors(state).values()):
+                raise Diverged(f"weights are not finite after epoch {epoch}, lr {lr:.4g}; try a lower --lr")
             score = row.pop("score", None)
             # Of equals the later: the learning rate has fallen further. Small val parts tie often.
             is_best = recipe.select == "last" or score is None or state.best_score is None or score >= state.best_score
@@ -119,7 +122,14 @@ def fit(
             state.epoch = epoch
             state.rows.append(row)
             save(state, is_best)
+            if signals.caught is not None:  # while validating or writing
+                raise _interrupted(signals.caught, f"after epoch {epoch}")
     return state
+
+
+def _interrupted(number: int, where: str) -> Interrupted:
+    code = INTERRUPTED if number == signal.SIGINT else TERMINATED
+    return Interrupted(f"stopped {where}; whole epochs are kept", code)
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:

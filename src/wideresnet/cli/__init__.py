@@ -2,8 +2,9 @@
 
 import os
 import sys
+from io import TextIOWrapper
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from wideresnet.cli import evaluating, overviews, predicting, trainings
 from wideresnet.cli.console import say_error
@@ -16,6 +17,8 @@ app = App(
     "3 stopped whole, can go on · 130/143 stopped by signal, can go on.",
     version_flags=["--version"],
     help_format="plaintext",
+    default_parameter=Parameter(consume_multiple=True),
+    suppress_keyboard_interrupt=False,
 )
 app.command(trainings.demo)
 app.command(trainings.train)
@@ -39,7 +42,7 @@ def run(tokens: list[str]) -> int:
         say_error(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        say_error("stopped")
+        say_error("stopped; nothing was half written. A run that had begun goes on with wrn train --resume RUN")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe has seen enough: `wrn predict … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,4 +53,8 @@ def run(tokens: list[str]) -> int:
 
 
 def main() -> None:
+    # File names may be any bytes: those that are no text go in and out as they are, and never stop a job half-way.
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")
     sys.exit(run(sys.argv[1:]))

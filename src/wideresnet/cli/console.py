@@ -28,20 +28,15 @@ def print_table(title: str, columns: Mapping[str, str], rows: Sequence[Sequence[
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    # Text, not str: a class called [/b] or :cat: is shown as it is.
+    table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for heading, justify in columns.items():
-        table.add_column(heading, justify="right" if justify == "right" else "left", overflow="fold")
+        table.add_column(Text(heading), justify="right" if justify == "right" else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(_plain, row))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    console.print(table)
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+        table.add_row(*map(Text, row))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
 
 
 @contextmanager
@@ -57,7 +52,10 @@ def watching() -> "Iterator[Watch]":
 
     console = Console(stderr=True, highlight=False)
     what, detail_column = TextColumn("{task.description}"), TextColumn("{task.fields[detail]}")
-    with Progress(what, BarColumn(), detail_column, TimeRemainingColumn(), console=console, transient=True) as bars:
+    columns = (what, BarColumn(), detail_column, TimeRemainingColumn())
+    # What is printed beside a live bar goes above it, but never into it: results may flow into a file.
+    redirect = sys.stdout.isatty()
+    with Progress(*columns, console=console, transient=True, redirect_stdout=redirect) as bars:
         task = bars.add_task("", total=None, detail="", visible=False)
 
         def progress(what: str, done: int, total: int, detail: str) -> None:

@@ -32,7 +32,7 @@ def evaluate(
     data
         As in `wrn train`. Its test part is taken, else val, else all of it; on the data of training, the part held out.
     split
-        train, val, test or all.
+        One of the parts that the data has: train, val, test; all where it has none.
     report
         Where the HTML report goes; in a run folder, evaluation.html if not given.
     json

@@ -4,10 +4,12 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from wideresnet.cli.console import percent, say_error, watching
-from wideresnet.errors import DONE, SOME_FAILED
+from wideresnet.errors import DONE, SOME_FAILED, UsageError
 
 if TYPE_CHECKING:
     from wideresnet.jobs.prediction import Answer
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 def predict(
     model: Path,
     /,
-    *sources: str,
+    *sources: Annotated[str, Parameter(allow_leading_hyphen=True)],
     format: Literal["table", "csv", "jsonl"] = "table",  # noqa: A002 - the option's own name
     device: str = "auto",
 ) -> int:
@@ -35,11 +37,14 @@ def predict(
     """
     from wideresnet import jobs
 
-    names = [name for source in sources for name in (_from_stdin() if source == "-" else [source])]
+    for source in sources:
+        if source.startswith("-") and source != "-" and not Path(source).exists():
+            raise UsageError(f"{source}: no such option or file; see `wrn predict --help`")
+    listed = _from_stdin() if "-" in sources else []
     failed = 0
     with watching() as watch:
         writer = _Writer(format)
-        for answer in jobs.predict(model, names, device=device, watch=watch):
+        for answer in jobs.predict(model, [s for s in sources if s != "-"], files=listed, device=device, watch=watch):
             writer.write(answer)
             failed += answer.prediction is None
     if failed:

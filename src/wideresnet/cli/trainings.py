@@ -1,7 +1,6 @@
 """`wrn demo` and `wrn train`."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -113,7 +112,7 @@ def train(
         elif data is None:
             raise UsageError("nothing to train on: wrn train DATA, or wrn train --resume RUN; try wrn train digits")
         else:
-            run = jobs.train(data, command=shlex.join(["wrn", *sys.argv[1:]]), watch=watch, **options)
+            run = jobs.train(data, watch=watch, **options)
     _summary(run)
 
 

@@ -1,7 +1,16 @@
 """`DATA` string → pictures on the device: read (list what is there), decode (once, by all cores), split, batches."""
 
 from wideresnet.data.listing import Data, Listing
-from wideresnet.data.pictures import BadFile, Pictures, decode, decode_all, fingerprint, shorter_side
+from wideresnet.data.pictures import (
+    BadFile,
+    Pictures,
+    count_marked,
+    decode,
+    decode_all,
+    fingerprint,
+    marks,
+    shorter_side,
+)
 from wideresnet.data.readers import EMBEDDED, read
 from wideresnet.data.splits import Splits, divide, twins
 
@@ -12,10 +21,12 @@ __all__ = [
     "Listing",
     "Pictures",
     "Splits",
+    "count_marked",
     "decode",
     "decode_all",
     "divide",
     "fingerprint",
+    "marks",
     "read",
     "shorter_side",
     "twins",

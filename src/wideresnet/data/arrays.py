@@ -1,6 +1,8 @@
 """Arrays of pictures → `Data`: .npz files, and the digits that scikit-learn carries."""
 
+import unicodedata
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +12,19 @@ import numpy.typing as npt
 from wideresnet.data.listing import ALL, SPLITS, Data, Listing
 from wideresnet.errors import DataError
 
+# What numpy, zipfile and zlib raise on files that are something else, are damaged or hold objects.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    TypeError,
+    SyntaxError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
 
 def read_npz(path: Path) -> Data:
     """Keys `<split>_images` uint8 [N, H, W, 3], [N, H, W] or [N, H, W, 1], `<split>_labels` integers [N], and
@@ -17,7 +32,7 @@ def read_npz(path: Path) -> Data:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: not a readable .npz of plain arrays: {error}") from error
     keys = {split: (f"{split}_images", f"{split}_labels") for split in SPLITS} | {ALL: ("images", "labels")}
     present = {split: pair for split, pair in keys.items() if any(key in arrays for key in pair)}
@@ -81,9 +96,14 @@ def _class_names(
     arrays: Mapping[str, npt.NDArray[np.generic]], labels: Mapping[str, npt.NDArray[np.int64]], path: Path
 ) -> tuple[str, ...]:
     largest = max((int(values.max()) for values in labels.values() if len(values)), default=-1)
+    if "class_names" not in arrays and largest > max(1000, sum(map(len, labels.values()))):
+        raise DataError(f"{path}: the largest label is {largest}; labels count the classes from 0")
     if "class_names" not in arrays:
         return tuple(str(label) for label in range(largest + 1))
-    names = tuple(str(name) for name in arrays["class_names"].tolist())
+    if arrays["class_names"].ndim != 1:
+        raise DataError(f"{path}: class_names {list(arrays['class_names'].shape)}; expected one name a class, [C]")
+    texts = (n.decode(errors="replace") if isinstance(n, bytes) else str(n) for n in arrays["class_names"].tolist())
+    names = tuple(unicodedata.normalize("NFC", name) for name in texts)
     if len(set(names)) < len(names):
         raise DataError(f"{path}: class_names has the same name twice")
     for split, values in labels.items():

@@ -42,6 +42,9 @@ def read_folder(root: Path) -> Data:
     found = {split: {folder: list(pictures_below(folder)) for folder in _folders(top)} for split, top in tops}
     empty = [str(f.relative_to(root)) for classes in found.values() for f, paths in classes.items() if not paths]
     class_names = class_order({f.name for classes in found.values() for f, paths in classes.items() if paths})
+    for name in class_names:
+        if name.encode(errors="ignore").decode() != name:
+            raise DataError(f"{root}: class name {name!r} is not UTF-8; rename the folder")
     if not class_names:
         raise DataError(
             f"{root}: no pictures in class folders. Expected {root.name}/CLASS/picture.jpg, or "

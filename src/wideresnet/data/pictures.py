@@ -56,8 +56,17 @@ class Pictures:
 def decode(
     listing: Listing, preprocess: Preprocess, *, what: str = "reading", watch: runtime.Watch = runtime.QUIET
 ) -> tuple[Pictures, list[BadFile]]:
-    """Every picture of `listing` resized as `preprocess` has it, in order, and those that could not be read."""
+    """Every picture of `listing` resized as `preprocess` has it, in order, and those that could not be read.
+
+    Raises DataError if they do not fit into memory.
+    """
     num = len(listing)
+    needed, there = num * preprocess.channels * preprocess.size**2, runtime.memory_bytes()
+    if needed > 0.8 * there:
+        raise DataError(
+            f"{num:,} pictures of {preprocess.size}×{preprocess.size} take {needed / 1e9:,.1f} GB, "
+            f"and this machine has {there / 1e9:,.1f} GB; choose a smaller --size"
+        )
     images = torch.empty(num, preprocess.channels, preprocess.size, preprocess.size, dtype=torch.uint8)
     digests: list[bytes] = [b""] * num
     bad: dict[int, str] = {}
@@ -127,6 +136,18 @@ def shorter_side(listings: Iterable[Listing], at_most: int = 500) -> int:
             except ImageError:
                 continue
     return int(np.median(sides)) if sides else 0
+
+
+def marks(pictures: Pictures) -> Tensor:
+    """uint8 [N, 8], sorted: what tells later whether a picture was among these, and nothing else of it."""
+    found = sorted({digest[:8] for digest in pictures.digests})
+    return torch.frombuffer(bytearray(b"".join(found)), dtype=torch.uint8).reshape(-1, 8)
+
+
+def count_marked(pictures: Pictures, marked: Tensor) -> int:
+    """How many of `pictures` were among those that `marks` was given."""
+    known = {bytes(row) for row in marked.numpy()}
+    return sum(digest[:8] in known for digest in pictures.digests)
 
 
 def fingerprint(class_names: Sequence[str], parts: Iterable[Pictures]) -> str:

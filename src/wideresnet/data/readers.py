@@ -35,6 +35,8 @@ READERS: tuple[Reader, ...] = (
 def read(source: str | Path) -> Data:
     """Lists what `source` names; decodes nothing. Raises DataError, saying what it could have been."""
     source = str(source)
+    if not source:
+        raise DataError("the name of the data is empty; expected a folder, a file or a name")
     for reader in READERS:
         if reader.recognises(source):
             return reader.read(source)

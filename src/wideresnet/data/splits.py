@@ -1,7 +1,7 @@
 """Which picture is fitted on, chosen by, looked at once: train, val and test, from the seed, twins kept together."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,13 +29,16 @@ def divide(parts: Mapping[str, Pictures], seed: int, *, keep_val: bool = True) -
     test part is never touched to make another. With `keep_val` False a val part that would be made stays in train.
     Raises DataError if there is no train part, or too few pictures to make the parts.
     """
+    parts = {name: pictures for name, pictures in parts.items() if len(pictures)}
     if ALL in parts:
         everything = parts[ALL]
         made = _stratified(everything, ("test", "val") if keep_val else ("test",), seed)
         held = "10 % val and 10 % test" if keep_val else "10 % test"
         return Splits(made, f"no split given: {held} held out, stratified, seed {seed}, identical pictures together")
-    if "train" not in parts or not len(parts["train"]):
-        raise DataError(f"nothing to train on: there is {', '.join(parts) or 'no picture'}, but no train part")
+    if "train" not in parts:
+        raise DataError(
+            f"nothing to train on: there is {', '.join(parts) or 'no picture'}, but no train part with pictures"
+        )
     if "val" in parts or not keep_val:
         return Splits(dict(parts), "as given: " + ", ".join(parts))
     made = _stratified(parts["train"], ("val",), seed)
@@ -45,7 +48,10 @@ def divide(parts: Mapping[str, Pictures], seed: int, *, keep_val: bool = True) -
 
 
 def _stratified(pictures: Pictures, held_out: Sequence[str], seed: int) -> dict[str, Pictures]:
-    """A tenth of each class for each name in `held_out`, at least one picture where the class has three; rest train."""
+    """A tenth of each class for each name in `held_out`, at least one picture where the class has enough; rest train.
+
+    Every class keeps pictures to train on, however many of them are the same.
+    """
     groups: dict[bytes, list[int]] = defaultdict(list)
     for i, digest in enumerate(pictures.digests):
         groups[digest].append(i)
@@ -58,11 +64,13 @@ def _stratified(pictures: Pictures, held_out: Sequence[str], seed: int) -> dict[
     generator = runtime.generator(seed, "split")
     for label in sorted(by_class):
         twins_of = by_class[label]
-        order: Iterator[int] = iter(torch.randperm(len(twins_of), generator=generator).tolist())
-        wanted = max(1, round(HELD_OUT_SHARE * sum(map(len, twins_of)))) if len(twins_of) >= 3 else 0
-        for name in held_out:
-            taken = 0
-            while taken < wanted and (group := next(order, -1)) >= 0:
+        order: list[int] = torch.randperm(len(twins_of), generator=generator).tolist()
+        order.sort(key=lambda group: len(twins_of[group]))  # stable: only where there are twins does it bias the draw
+        wanted = max(1, round(HELD_OUT_SHARE * sum(map(len, twins_of)))) if len(twins_of) > len(held_out) else 0
+        for i, name in enumerate(held_out):
+            taken, kept_back = 0, len(held_out) - i  # a group for each later part, and one for train
+            while taken < wanted and len(order) > kept_back:
+                group = order.pop(0)
                 rows[name] += twins_of[group]
                 taken += len(twins_of[group])
         rows["train"] += [row for group in order for row in twins_of[group]]

@@ -28,7 +28,7 @@ class Demo:
 
 def demo(out: str | Path | None = None, *, watch: runtime.Watch = runtime.PRINT) -> Demo:
     """Trains on the digits with every default; then predicts one test picture, written as a PNG, from its file."""
-    run = train(DATA, out=out, command="wrn demo", watch=watch)
+    run = train(DATA, out=out, watch=watch)
     evaluation, listing = run.evaluation, data_room.read(DATA).splits["all"]
     name = evaluation.names[0]
     picture = run.folder / "kept_aside.png"

@@ -4,10 +4,11 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-import numpy as np
+import torch
 
 from wideresnet import data as data_room
 from wideresnet import files, report, runtime
+from wideresnet.checkpoint import Card
 from wideresnet.data import Data, Pictures
 from wideresnet.data.listing import ALL, SPLITS
 from wideresnet.dialects import arch_name
@@ -33,11 +34,15 @@ def evaluate(
     picture the model has seen is counted. Classes are matched by name. Writes an HTML report if `report_file` is
     given. Raises ModelFileError, UsageError, DataError (a class that the model does not know, unreadable pictures).
     """
+    if report_file is not None and (Path(report_file).is_dir() or not Path(report_file).absolute().parent.is_dir()):
+        raise UsageError(f"--report {report_file}: expected a file in a folder that exists")
     predictor = Predictor(model, device)
     card = predictor.card
-    listing = _with_labels_of(data_room.read(data), card.class_names)
+    listing = data_room.read(data)
     parts, notes = data_room.decode_all(listing, card.preprocess, max_bad=max_bad, watch=watch)
-    parts, found = _parts_of_training(parts, listing, predictor)
+    fingerprint = data_room.fingerprint(listing.class_names, parts.values())
+    parts = _with_labels_of(parts, listing, card.class_names)
+    parts, found = _parts_of_training(parts, fingerprint, card)
     notes += found
     split = split or next(name for name in ("test", "val", ALL, "train") if name in parts)
     if split not in parts:
@@ -45,6 +50,9 @@ def evaluate(
     pictures = parts[split]
     if not len(pictures):
         raise DataError(f"{listing.place}: no picture in {split}")
+    seen = data_room.count_marked(pictures, predictor.extra["seen"]) if "seen" in predictor.extra else 0
+    if seen:
+        notes.append(f"{seen} of these {len(pictures)} pictures were trained on, which flatters the figures")
     for note in notes:
         watch.line(f"note: {note}")
     evaluation = Evaluation(
@@ -70,10 +78,7 @@ def evaluate(
             ],
             evaluation=evaluation,
             pictures=pictures.shown,
-            splits={
-                name: np.bincount(part.labels.numpy(), minlength=len(card.class_names)).tolist()
-                for name, part in parts.items()
-            },
+            splits={name: part.counts(len(card.class_names)) for name, part in parts.items()},
             splits_note="; ".join(found) or "as found in the data",
             notes=notes,
         )
@@ -81,30 +86,26 @@ def evaluate(
     return evaluation
 
 
-def _with_labels_of(data: Data, class_names: tuple[str, ...]) -> Data:
-    """The same listing, its labels counted in the model's order of classes. Raises DataError on an unknown class."""
-    index = {name: label for label, name in enumerate(class_names)}
-    used = {label for listing in data.splits.values() for label in listing.labels.tolist()}
-    for label in sorted(used):
-        if data.class_names[label] not in index:
-            name = data.class_names[label]
-            raise DataError(f"{data.place}: class {name!r} is none of the model's{nearest(name, class_names)}")
-    new_label = np.array([index.get(name, -1) for name in data.class_names], dtype=np.int64)
-    splits = {
-        name: dataclasses.replace(listing, labels=new_label[listing.labels]) for name, listing in data.splits.items()
-    }
-    return dataclasses.replace(data, class_names=class_names, splits=splits)
+def _with_labels_of(parts: dict[str, Pictures], data: Data, class_names: tuple[str, ...]) -> dict[str, Pictures]:
+    """The same pictures, their labels counted in the model's order of classes. Raises DataError on an unknown class."""
+    new_label = torch.tensor([class_names.index(name) if name in class_names else -1 for name in data.class_names])
+    relabelled = {}
+    for split, pictures in parts.items():
+        labels = new_label[pictures.labels]
+        if (labels < 0).any():
+            row = int((labels < 0).nonzero()[0])
+            name = data.class_names[pictures.labels[row]]
+            where = f"{data.place}: {pictures.names[row]}"
+            raise DataError(f"{where}: class {name!r} is none of the model's{nearest(name, class_names)}")
+        relabelled[split] = dataclasses.replace(pictures, labels=labels)
+    return relabelled
 
 
 def _parts_of_training(
-    parts: dict[str, Pictures], data: Data, predictor: Predictor
+    parts: dict[str, Pictures], fingerprint: str, card: Card
 ) -> tuple[dict[str, Pictures], list[str]]:
     """The parts made in training, if these are the pictures of training and have no parts of their own."""
-    trained = predictor.card.trained
-    if set(parts) >= set(SPLITS) or trained.get("fingerprint") != data_room.fingerprint(
-        data.class_names, parts.values()
-    ):
+    if set(parts) >= set(SPLITS) or card.trained.get("fingerprint") != fingerprint:
         return parts, []
-    keep_val = trained["recipe"]["select"] == "best"
-    made = data_room.divide(parts, trained["seed"], keep_val=keep_val)
+    made = data_room.divide(parts, card.trained["seed"], keep_val=card.trained["recipe"]["select"] == "best")
     return dict(made.parts), [f"this is the data of training; its own split is used: {made.note}"]

@@ -1,7 +1,6 @@
 """What there is: networks, runs, a model file, this machine. Values for a table; nothing is computed or changed."""
 
 import csv
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 
 from wideresnet import runs, runtime
-from wideresnet.checkpoint import load_model
+from wideresnet.checkpoint import load_model, read_card
 from wideresnet.dialects import ARCHITECTURES, arch_name, parse_arch
 from wideresnet.errors import ModelFileError, UsageError
 from wideresnet.model import WideResNetClassifier, count_macs
@@ -45,8 +44,9 @@ def list_runs(folder: str | Path = "runs") -> list[dict[str, Any]]:
     for run in runs.find(folder):
         try:
             config = runs.read_config(run)
-        except ModelFileError as error:
-            rows.append({"run": run.name, "state": f"unreadable: {error}"})
+            progress = _progress(run, config.recipe.epochs)
+        except (ModelFileError, ValueError, OSError) as error:
+            rows.append({"run": run.name, "data": f"unreadable: {error}"})
             continue
         rows.append(
             {
@@ -55,7 +55,7 @@ def list_runs(folder: str | Path = "runs") -> list[dict[str, Any]]:
                 "arch": config.arch,
                 "size": config.size,
                 "recipe": config.recipe.name,
-                **_progress(run, config.recipe.epochs),
+                **progress,
             }
         )
     return rows
@@ -66,7 +66,7 @@ def _progress(run: Path, epochs: int) -> dict[str, Any]:
     best = max((float(row["val_accuracy"]) for row in metrics if row.get("val_accuracy")), default=None)
     figures: dict[str, Any] = {}
     if (run / runs.MODEL).exists():
-        figures = dict(load_model(run / runs.MODEL).card.figures)
+        figures = dict(read_card(run / runs.MODEL).figures)
     return {
         "epochs": f"{len(metrics)}/{epochs}",
         "val_accuracy": best,
@@ -104,7 +104,3 @@ def describe_machine() -> dict[str, Any]:
         "engines": ["torch"],
         "versions": runtime.versions(),
     }
-
-
-def as_json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)

@@ -31,37 +31,41 @@ def predict(
     model: str | Path,
     sources: Sequence[str | Path],
     *,
+    files: Sequence[str | Path] = (),
     device: str = "auto",
     watch: runtime.Watch = runtime.QUIET,
 ) -> Iterator[Answer]:
-    """Answers for each picture of `sources`: files, folders (all pictures below) and globs. In order, lazily.
+    """Answers for each picture of `sources` (files, folders with all pictures below, globs) and of `files`, which are
+    taken by the letter. In order, lazily; what is not there is an answer with its reason.
 
-    Raises ModelFileError, and UsageError for a source that matches nothing, before the first answer.
+    Raises ModelFileError, and UsageError if no picture is named at all, before the first answer.
     """
     predictor = Predictor(model, device)
-    paths = expand(sources)
+    paths = [*expand(sources), *map(Path, files)]
+    if not paths:
+        raise UsageError("no picture named; give files, folders or globs, or - for a list on standard input")
     return _answers(predictor, paths, watch)
 
 
 def expand(sources: Iterable[str | Path]) -> list[Path]:
-    """The pictures that `sources` name. A file is taken whatever its ending; a missing one is left to its answer."""
+    """The pictures that `sources` name. A file is taken whatever its ending.
+
+    What matches nothing stays as it is, for an answer that says so, unless it is the only thing asked for.
+    """
+    sources = list(sources)
     paths: list[Path] = []
     for source in sources:
-        path = Path(source)
+        path, found = Path(source), [Path(source)]
         if path.is_dir():
             found = list(pictures_below(path))
-            if not found:
+            if not found and len(sources) == 1:
                 raise UsageError(f"{path}: a folder without pictures")
         elif not path.exists() and not path.is_symlink() and glob.has_magic(str(source)):
             names = sorted(glob.glob(str(source), recursive=True))  # noqa: PTH207 - absolute patterns too
             found = [Path(name) for name in names if Path(name).is_file()]
-            if not found:
+            if not found and len(sources) == 1:
                 raise UsageError(f"{source}: matches no file")
-        else:
-            found = [path]
-        paths += found
-    if not paths:
-        raise UsageError("no picture named; give files, folders or globs, or - for a list on standard input")
+        paths += found or [path]
     return paths
 
 

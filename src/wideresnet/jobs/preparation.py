@@ -65,16 +65,25 @@ def check_class_sets(listing: Data) -> None:
 
 
 def make_recipe(
-    name: str, default: recipes.Defaults, size: int, class_names: Sequence[str], changes: Mapping[str, Any]
+    name: str,
+    changes: Mapping[str, Any],
+    *,
+    default: recipes.Defaults,
+    size: int,
+    class_names: Sequence[str],
+    num_train: int,
 ) -> Recipe:
     """The named recipe, what the data says of it, then what the user says."""
     base = recipes.find(name)
     from_data: dict[str, Any] = {"flip": recipes.flips_are_safe(class_names), "crop_padding": size // 8}
     if name == "fast":  # the paper's epochs and batch size are its own
-        batch_size = changes.get("batch_size") or default.batch_size
-        lr = base.lr * batch_size / base.batch_size  # in proportion: Goyal et al. 2017, section 2.1
-        from_data |= {"epochs": default.epochs, "batch_size": batch_size, "lr": lr}
-    made = recipes.change(recipes.change(base, from_data), changes)
+        from_data |= {"epochs": default.epochs, "batch_size": default.batch_size}
+    given = {field: value for field, value in changes.items() if value is not None}
+    wanted = {**from_data, **given}
+    wanted["batch_size"] = min(wanted.get("batch_size", base.batch_size), num_train)
+    if name == "fast":  # in proportion: Goyal et al. 2017, section 2.1
+        wanted.setdefault("lr", base.lr * wanted["batch_size"] / base.batch_size)
+    made = recipes.change(base, wanted)
     if made.crop_padding >= size:
         raise UsageError(f"crop_padding={made.crop_padding}: must be below the size of the pictures, {size}")
     return made
@@ -86,6 +95,8 @@ def prepare(config: runs.Config, listing: Data, watch: runtime.Watch) -> Prepare
     if channels not in (1, 3):
         raise UsageError(f"in_channels={channels}: expected 3 (colour) or 1 (grey)")
     for name, values in {"mean": config.mean, "std": config.std}.items():
+        if values is not None and max(values, default=0) > 1:
+            raise UsageError(f"--{name} {values}: expected values in [0, 1]; divide by 255")
         if values is not None and len(values) != channels:
             raise UsageError(f"--{name}: {len(values)} values for {channels} channels")
     try:
@@ -111,7 +122,8 @@ def _drop_unreadable_classes(
     source = parts.get("train", next(iter(parts.values())))
     present = sorted(set(source.labels.tolist()))
     if len(present) < 2:
-        raise DataError(f"{len(present)} class with pictures to train on ({class_names}); at least two are needed")
+        names = ", ".join(class_names[label] for label in present) or "none"
+        raise DataError(f"classes with pictures to train on: {names}; at least two are needed")
     missing = [name for label, name in enumerate(class_names) if label not in present]
     if not missing:
         return parts, class_names, []

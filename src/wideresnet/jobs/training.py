@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -25,8 +25,9 @@ from wideresnet import (
 )
 from wideresnet import data as data_room
 from wideresnet.checkpoint import Card
+from wideresnet.data import Pictures
 from wideresnet.dialects import parse_arch
-from wideresnet.errors import DataError, UsageError, WideResNetError
+from wideresnet.errors import DataError, Diverged, ModelFileError, UsageError, WideResNetError
 from wideresnet.evaluation import Evaluation
 from wideresnet.jobs.preparation import Prepared, check_class_sets, fit_to_data, make_recipe, prepare, seconds_per_epoch
 from wideresnet.model import WideResNetClassifier, count_macs
@@ -57,7 +58,6 @@ def train(
     out: str | Path | None = None,
     time_budget_s: float | None = None,
     max_bad: int | None = 0,
-    command: str | None = None,
     watch: runtime.Watch = runtime.PRINT,
     **changes: Unpack[RecipeChanges],
 ) -> Run:
@@ -68,6 +68,11 @@ def train(
     of the recipe. Raises DataError, UsageError (nothing is written), TrainingStopped or Interrupted (can be resumed).
     """
     torch_device = runtime.choose_device(device)
+    runs.check_out(None if out is None else Path(out))
+    if size is not None and size < 1:
+        raise UsageError(f"size={size}: expected a number of pixels from 1")
+    if time_budget_s is not None and changes.get("epochs") is not None:
+        raise UsageError("--epochs and --time-budget say the same thing twice; give one")
     listing = data_room.read(data)
     check_class_sets(listing)
     num_train = len(listing.splits.get("train", ())) or round(0.8 * sum(map(len, listing.splits.values())))
@@ -75,7 +80,9 @@ def train(
     default = recipes.defaults(num_train, side, torch_device.type)
     arch, size = arch or default.arch, default.size if size is None else size
     macs = _macs(arch, size)
-    made = make_recipe(recipe, default, size, listing.class_names, changes)
+    made = make_recipe(
+        recipe, changes, default=default, size=size, class_names=listing.class_names, num_train=num_train
+    )
 
     config = runs.Config(
         data=listing.place,
@@ -91,7 +98,6 @@ def train(
         threads=runtime.threads_for(macs * made.batch_size),
         max_bad=max_bad,
         engine="torch",
-        command=command or f"wrn train {shlex.quote(str(data))}",
         fingerprint="",
         versions=runtime.versions(),
     )
@@ -100,9 +106,10 @@ def train(
     with runtime.threads(config.threads):
         epoch_s = seconds_per_epoch(prepared)
     if time_budget_s is not None:
+        kept = {name: changes.get(name) for name in ("warmup_epochs", "milestones")}
         epochs = max(1, int(time_budget_s * 0.95 / epoch_s))
-        config = dataclasses.replace(prepared.config, recipe=recipes.change(prepared.config.recipe, {"epochs": epochs}))
-        prepared = dataclasses.replace(prepared, config=config)
+        fitted = recipes.change(prepared.config.recipe, {**kept, "epochs": epochs})
+        prepared = dataclasses.replace(prepared, config=dataclasses.replace(prepared.config, recipe=fitted))
     folder = runs.create(listing.name, None if out is None else Path(out))
     runs.write_config(folder, prepared.config)
     _say_plan(prepared, folder, epoch_s, side)
@@ -125,12 +132,17 @@ def resume(folder: str | Path, *, watch: runtime.Watch = runtime.PRINT) -> Run:
             f"{folder}: made under other versions ({', '.join(changed)}), so going on would not be bitwise the same. "
             "Install those, or train anew"
         )
+    state_file = folder / runs.CHECKPOINT
+    tensors, progress = checkpoint.load_checkpoint(state_file) if state_file.exists() else ({}, None)
+    if progress is None and ((folder / runs.METRICS).exists() or (folder / runs.MODEL).exists()):
+        raise ModelFileError(f"{folder}: its {runs.CHECKPOINT} is gone, so it cannot go on; train anew")
+    if progress is not None and progress["config"] != config.digest:
+        raise ModelFileError(f"{folder / runs.CONFIG}: not the config this run was made with; put the old one back")
     prepared = prepare(config, data_room.read(config.data), watch)
     if prepared.config.fingerprint != config.fingerprint:
         raise DataError(f"{config.data}: not the data that {folder} was trained on (pictures or labels differ)")
     state = prepared.new_state()
-    if (folder / runs.CHECKPOINT).exists():
-        tensors, progress = checkpoint.load_checkpoint(folder / runs.CHECKPOINT)
+    if progress is not None:
         training.from_tensors(state, tensors, progress)
     watch.line(f"going on with {folder} after epoch {state.epoch} of {config.recipe.epochs}")
     return _finish(prepared, state, folder)
@@ -157,7 +169,8 @@ def _say_plan(prepared: Prepared, folder: Path, epoch_s: float, side: int) -> No
         f"(about {side} pixels, {config.device}); {prepared.splits.note}"
     )
     say(
-        f"recipe {recipe.name}: {recipe.epochs} epochs, batch {recipe.batch_size}, lr {recipe.lr:g}; "
+        f"recipe {recipe.name}: {recipe.epochs} epochs, batch {recipe.batch_size}, lr {recipe.lr:g}, "
+        f"{'mirror images' if recipe.flip else 'no mirror images'}; "
         f"about {duration(epoch_s * recipe.epochs)} → {folder}"
     )
 
@@ -165,12 +178,14 @@ def _say_plan(prepared: Prepared, folder: Path, epoch_s: float, side: int) -> No
 def _finish(prepared: Prepared, state: training.State, folder: Path) -> Run:
     """Trains what is left to train, then judges the best model on held-out pictures and reports."""
     recipe, parts = prepared.config.recipe, prepared.splits.parts
+    extra = {"seen": data_room.marks(prepared.train)}
 
     def save(state: training.State, is_best: bool) -> None:
         # The model first: a kill between the two writes leaves a best model that is as new or newer, never lost.
         if is_best:
-            checkpoint.save_model(folder / runs.MODEL, state.judged.state_dict(), _card(prepared, state))
-        progress = {"epoch": state.epoch, "best_score": state.best_score, "rows": state.rows}
+            checkpoint.save_model(folder / runs.MODEL, state.judged.state_dict(), _card(prepared, state), extra)
+        progress: dict[str, Any] = {"epoch": state.epoch, "best_score": state.best_score, "rows": state.rows}
+        progress["config"] = prepared.config.digest
         checkpoint.save_checkpoint(folder / runs.CHECKPOINT, training.to_tensors(state), progress)
         runs.write_metrics(folder, state.rows)
         runs.log(folder, "  ".join(f"{key} {value}" for key, value in state.rows[-1].items()))
@@ -189,8 +204,11 @@ def _finish(prepared: Prepared, state: training.State, folder: Path) -> Run:
                 save=save,
                 watch=prepared.watch,
             )
+    except Diverged:
+        raise  # going on would come to the same
     except WideResNetError as error:
-        raise type(error)(f"{error}. Go on with: wrn train --resume {shlex.quote(str(folder))}") from error
+        error.args = (f"{error}. Go on with: wrn train --resume {shlex.quote(str(folder))}",)
+        raise
     return _judge(prepared, state, folder)
 
 
@@ -220,12 +238,12 @@ def _judge(prepared: Prepared, state: training.State, folder: Path) -> Run:
     """Temperature from val; figures from test, looked at once, or from val where there is no test; the report."""
     parts, file = prepared.splits.parts, checkpoint.load_model(folder / runs.MODEL)
     engine = engines.choose(file.model, prepared.preprocess, prepared.device)
-    temperature = 1.0
-    if "val" in parts:
-        val_logits = engine.compute(parts["val"].images).numpy()
-        temperature = metrics.fit_temperature(val_logits, parts["val"].labels.numpy())
+    temperature = _temperature(engine, parts["val"], prepared.watch) if "val" in parts else 1.0
     split = next(name for name in ("test", "val", "train") if name in parts)
     pictures = parts[split]
+    logits = engine.compute(pictures.images).numpy()
+    if not np.isfinite(logits).all():
+        raise Diverged(f"the network's answers on {split} are not finite; try a lower --lr")
     evaluation = Evaluation(
         data=Path(prepared.config.data).name,
         split=split,
@@ -233,13 +251,22 @@ def _judge(prepared: Prepared, state: training.State, folder: Path) -> Run:
         class_names=prepared.class_names,
         names=pictures.names,
         labels=pictures.labels.numpy(),
-        logits=engine.compute(pictures.images).numpy(),
+        logits=logits,
         temperature=temperature,
     )
     card = dataclasses.replace(file.card, temperature=temperature, figures=evaluation.figures())
     checkpoint.save_model(folder / runs.MODEL, file.model.state_dict(), card, file.extra)
     files.write_whole(folder / runs.REPORT, report.build(_subject(prepared, state, card, evaluation)))
     return Run(folder, evaluation)
+
+
+def _temperature(engine: engines.Engine, val: Pictures, watch: runtime.Watch) -> float:
+    """Fitted on val; 1 where the likelihood has no best one: a val part all of which is right asks for T = 0."""
+    temperature = metrics.fit_temperature(engine.compute(val.images).numpy(), val.labels.numpy())
+    if temperature not in metrics.TEMPERATURES:
+        return temperature
+    watch.line(f"note: val ({len(val)} pictures) is too small or too easy to fit a temperature; confidences stay raw")
+    return 1.0
 
 
 def _subject(prepared: Prepared, state: training.State, card: Card, evaluation: Evaluation) -> Subject:
