@@ -290,6 +290,7 @@ def test_a_run_folder_is_never_reused(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"mean": (125.0, 123.0, 114.0)}, "divide by 255"),
         ({"time_budget_s": 9.0}, "give one"),
         ({"device": "cpu:x"}, "--device cpu:x"),
+        ({"batch_size": 1, "size": 4, "crop_padding": 0}, "BN needs more than one value"),
         ({"mean": (0.5,)}, "--mean: 1 values for 3 channels"),
         ({"std": (0.0, 0.1, 0.1)}, "std"),
         ({"device": "tpu"}, "--device tpu"),

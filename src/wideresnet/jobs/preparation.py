@@ -84,6 +84,8 @@ def make_recipe(
     if name == "fast":  # in proportion: Goyal et al. 2017, section 2.1
         wanted.setdefault("lr", base.lr * wanted["batch_size"] / base.batch_size)
     made = recipes.change(base, wanted)
+    if made.batch_size * (-(-size // 4)) ** 2 < 2:
+        raise UsageError(f"batch_size={made.batch_size} at {size} pixels: BN needs more than one value of each channel")
     if made.crop_padding >= size:
         raise UsageError(f"crop_padding={made.crop_padding}: must be below the size of the pictures, {size}")
     return made

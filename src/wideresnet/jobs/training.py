@@ -75,7 +75,7 @@ def train(
         raise UsageError("--epochs and --time-budget say the same thing twice; give one")
     listing = data_room.read(data)
     check_class_sets(listing)
-    num_train = len(listing.splits.get("train", ())) or round(0.8 * sum(map(len, listing.splits.values())))
+    num_train = len(listing.splits.get("train", ())) or round(0.8 * sum(map(len, listing.splits.values()))) or 1
     side = data_room.shorter_side(listing.splits.values())
     default = recipes.defaults(num_train, side, torch_device.type)
     arch, size = arch or default.arch, default.size if size is None else size
