@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup demo check fix test bench docs notebooks clean
+.PHONY: setup demo check fix test bench notebooks clean
 .DEFAULT_GOAL := demo
 
 setup: $(READY)

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # The machine that runs the tests may be busy: no example fails for the time it takes.
-settings.register_profile("wideresnet", deadline=None)
+settings.register_profile("wideresnet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("wideresnet")
 
 ROOT = Path(__file__).parents[1]

@@ -83,7 +83,7 @@ def test_hidden_files_system_folders_other_files_and_empty_classes_are_passed_ov
     assert listing.splits["all"].names == ("a/0.png", "b/0.png")
     assert listing.notes == (
         "passed over, without a picture: empty",
-        f"passed over: 1 pictures directly in {tmp_path.name}, in no class folder",
+        f"passed over: 1 pictures in {tmp_path.name} that lie in no class folder",
     )
 
 
@@ -190,7 +190,7 @@ def test_the_fingerprint_is_of_pixels_and_labels_wherever_they_lie(tmp_path: Pat
 
     def mark(root: Path) -> str:
         listing = read(root)
-        return fingerprint(listing.class_names, decode_all(listing, RAW)[0].values())
+        return fingerprint(listing.class_names, decode_all(listing, RAW)[0])
 
     before = mark(tmp_path / "one")
     assert mark(tmp_path / "two") == before

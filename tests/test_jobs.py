@@ -261,8 +261,7 @@ def test_a_network_whose_last_update_ruined_it_is_no_result_though_its_loss_was_
 def test_a_learning_rate_that_explodes_stops_whole_with_advice(tmp_path: Path) -> None:
     with pytest.raises(TrainingStopped, match=r"(loss|val_loss|weights) (is|are) (nan|inf|not finite).*lower --lr"):
         wrn.train("digits", out=tmp_path / "r", **{**QUICK, "lr": 1e12, "warmup_epochs": 0})
-    if (tmp_path / "r" / "checkpoint.safetensors").exists():
-        assert all(t.isfinite().all() for t in load_file(tmp_path / "r" / "checkpoint.safetensors").values())
+    assert not list((tmp_path / "r").glob("*.safetensors"))
 
 
 def test_a_run_folder_is_never_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,10 +432,13 @@ def test_an_option_of_pictures_or_network_travels_with_the_model(tmp_path: Path,
 
 
 def test_a_time_budget_sets_the_epochs_and_keeps_the_schedule_whole(tmp_path: Path) -> None:
-    run = wrn.train("digits", arch="wrn_10_1", out=tmp_path / "r", time_budget_s=4.0, watch=runtime.QUIET)
+    options: dict[str, Any] = {"arch": "wrn_10_1", "watch": runtime.QUIET}
+    run = wrn.train("digits", out=tmp_path / "r", time_budget_s=1e-3, **options)  # less than any machine's epoch
     recipe = runs.read_config(run.folder).recipe
-    assert 1 <= recipe.epochs < 60
-    assert recipe.warmup_epochs == pytest.approx(recipe.epochs / 5)
+    assert recipe.epochs == 1
+    assert recipe.warmup_epochs == pytest.approx(0.2)
+    run = wrn.train("digits", out=tmp_path / "s", time_budget_s=1e-3, warmup_epochs=0.5, **options)
+    assert runs.read_config(run.folder).recipe.warmup_epochs == 0.5
 
 
 def test_the_time_said_for_a_network_thrown_away_leaves_the_run_s_own_untouched(tmp_path: Path) -> None:

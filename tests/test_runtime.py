@@ -34,6 +34,7 @@ def test_a_derived_seed_is_the_same_on_every_machine() -> None:
 
 
 def test_the_first_signal_is_kept_for_the_loop_and_the_second_obeyed() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with it ignored
     with runtime.StopSignals() as signals:
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.caught == signal.SIGINT

@@ -116,7 +116,7 @@ def _card(entry: Mapping[str, Any], path: Path) -> Card:
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
-    """`progress` is JSON: epoch, step, rows of the metrics, best score so far."""
+    """`progress` is JSON: epochs done, rows of the metrics, best score so far, digest of the run's config."""
     _write(path, tensors, {"checkpoint_version": FORMAT_VERSION, **progress})
 
 

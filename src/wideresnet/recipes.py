@@ -1,5 +1,5 @@
 """Named hyper-parameters, frozen, each with its source; the learning rate they mean at each step; and the table of
-defaults: (pictures, size, classes, device) → network, size, epochs. Pure: nothing is measured, read or written here."""
+defaults: (pictures, size, device) → network, size, epochs. Pure: nothing is measured, read or written here."""
 
 import dataclasses
 import math
@@ -166,8 +166,10 @@ def change(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         if name not in names:
             raise UsageError(f"recipe has no field {name!r}{nearest(name, names)}")
     given = {name: value for name, value in changes.items() if value is not None}
+    if "milestones" in given:
+        given["milestones"] = tuple(given["milestones"])
     share = given.get("epochs", recipe.epochs) / recipe.epochs
-    if share > 0:
+    if share > 0 and "epochs" in given:
         moved = {
             # Counted from 1, so the epochs before a milestone are in proportion; none before the second epoch.
             "milestones": tuple(n for m in recipe.milestones if (n := 1 + round((m - 1) * share)) > 1),
@@ -247,7 +249,7 @@ def defaults(num_pictures: int, shorter_side: int, device: str) -> Defaults:
 
 def flips_are_safe(class_names: Sequence[str]) -> bool:
     """False where a mirror image may be another class, or none: characters, numbers, sides."""
-    words = [set(re.split(r"[^a-z0-9]+", name.lower())) for name in class_names]
+    words = [set(re.split(r"[\W_]+", name.lower())) for name in class_names]
     sided = {"left", "right", "sol", "sağ"}
     written = {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "digit", "letter"}
     short = sum(len(name.strip()) <= 2 or name.strip().isdecimal() for name in class_names)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wideresnet import files
-from wideresnet.errors import ModelFileError, UsageError
+from wideresnet.errors import ModelFileError, TrainingStopped, UsageError
 from wideresnet.recipes import Recipe
 from wideresnet.recipes import find as find_recipe
 
@@ -55,23 +55,22 @@ class Config:
         for field in dataclasses.fields(Recipe):
             value = getattr(self.recipe, field.name)
             option = field.name.replace("_", "-")
-            if value == getattr(named, field.name) and field.name not in _FROM_DATA:
+            if value == getattr(named, field.name) and (field.name not in _FROM_DATA or value == ()):
                 continue
             if isinstance(value, bool):
                 words.append(f"--{option}" if value else f"--no-{option}")
-            elif value != ():
+            elif value == ():
+                words.append(f"--empty-{option}")
+            else:
                 words += [f"--{option}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
-        chosen = {"fit": self.fit, "in-channels": self.in_channels, "seed": self.seed, "max-bad": self.max_bad}
-        usual = {"fit": "crop", "in-channels": 3, "seed": 0, "max-bad": 0}
-        words += [
-            word for k, v in chosen.items() if v != usual[k] for word in (f"--{k}", "all" if v is None else str(v))
-        ]
+        words += ["--fit", self.fit, "--in-channels", str(self.in_channels), "--seed", str(self.seed)]
+        words += ["--device", self.device, "--max-bad", "all" if self.max_bad is None else str(self.max_bad)]
         for name, values in {"mean": self.mean, "std": self.std}.items():
             words += [f"--{name}", *map(str, values)] if values is not None else []
         return shlex.join(words)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "versions": dict(self.versions)}
+        return dataclasses.asdict(self)
 
 
 def check_out(out: Path | None) -> None:
@@ -117,7 +116,7 @@ def read_config(folder: Path) -> Config:
         return Config(**values)
     except FileNotFoundError:
         raise ModelFileError(f"{folder}: not a run (no {CONFIG}); `wrn runs` lists those under runs/") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, UsageError) as error:
         raise ModelFileError(f"{path}: not a run's config as this version writes it: {error}") from error
 
 
@@ -127,8 +126,11 @@ def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def log(folder: Path, line: str) -> None:
     """Appends to log.txt, the one file of a run that is not written whole."""
-    with (folder / LOG).open("a", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(line + "\n")
+    try:
+        with (folder / LOG).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise TrainingStopped(f"{folder / LOG}: cannot be written: {error.strerror}") from error
 
 
 def find(folder: Path) -> list[Path]:

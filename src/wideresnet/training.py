@@ -100,7 +100,11 @@ def fit(
                     sums[name] = sums.get(name, 0.0) + float(total)
                 seconds = time.perf_counter() - started
                 means = " · ".join(f"{name} {total / num_examples:.3f}" for name, total in sums.items())
-                best = "" if state.best_score is None else f" · best score {state.best_score:.3f}"
+                best = (
+                    ""
+                    if state.best_score is None or recipe.select == "last"
+                    else f" · best score {state.best_score:.3f}"
+                )
                 detail = f"{means}{best} · {num_examples / seconds:,.0f} images/s"
                 watch.progress(f"epoch {epoch}/{recipe.epochs}", step, recipe.epochs * steps_per_epoch, detail)
                 if signals.caught is not None:

@@ -54,7 +54,7 @@ def run(tokens: list[str]) -> int:
 
 def main() -> None:
     # File names may be any bytes: those that are no text go in and out as they are, and never stop a job half-way.
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")
     sys.exit(run(sys.argv[1:]))

@@ -50,7 +50,7 @@ def watching() -> "Iterator[Watch]":
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, emoji=False)
     what, detail_column = TextColumn("{task.description}"), TextColumn("{task.fields[detail]}")
     columns = (what, BarColumn(), detail_column, TimeRemainingColumn())
     # What is printed beside a live bar goes above it, but never into it: results may flow into a file.

@@ -1,5 +1,6 @@
 """`wrn evaluate`."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -44,7 +45,7 @@ def evaluate(
     """
     from wideresnet import jobs
 
-    if report is None and model.is_dir():
+    if report is None and model.is_dir() and os.access(model, os.W_OK):
         report = model / "evaluation.html"
     with watching() as watch:
         evaluation = jobs.evaluate(

@@ -90,4 +90,4 @@ def _short(value: object) -> str:
         return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items() if not isinstance(inner, list | dict))
     if isinstance(value, list):
         return ", ".join(map(str, value)) if value else "–"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

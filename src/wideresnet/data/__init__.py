@@ -1,4 +1,4 @@
-"""`DATA` string → pictures on the device: read (list what is there), decode (once, by all cores), split, batches."""
+"""`DATA` string → pictures in memory: read (list what is there), decode (once, by all cores), divide into parts."""
 
 from wideresnet.data.listing import Data, Listing
 from wideresnet.data.pictures import (

@@ -60,9 +60,9 @@ def read_folder(root: Path) -> Data:
             labels=np.array([label for _, label in pairs], dtype=np.int64),
         )
     notes = [f"passed over, without a picture: {', '.join(empty)}"] if empty else []
-    loose = sum(1 for _ in _files(root))
+    loose = sum(1 for folder in {root, *(top for _, top in tops)} for _ in _files(folder))
     if loose:
-        notes.append(f"passed over: {loose} pictures directly in {root.name}, in no class folder")
+        notes.append(f"passed over: {loose} pictures in {root.name} that lie in no class folder")
     return Data(root.resolve().name or "data", str(root.resolve()), class_names, listings, tuple(notes))
 
 

@@ -1,7 +1,7 @@
 """Listing → one uint8 tensor, decoded once by all cores; what could not be read, by name; the digest of the data."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,10 +150,12 @@ def count_marked(pictures: Pictures, marked: Tensor) -> int:
     return sum(digest[:8] in known for digest in pictures.digests)
 
 
-def fingerprint(class_names: Sequence[str], parts: Iterable[Pictures]) -> str:
-    """SHA-256 over class names, and each picture's digest and label, in order: what this data is, wherever it lies."""
+def fingerprint(class_names: Sequence[str], parts: Mapping[str, Pictures]) -> str:
+    """SHA-256 over class names, names of parts, and each picture's digest and label, in order: what this data is,
+    wherever it lies."""
     digest = hashlib.sha256("\n".join(class_names).encode())
-    for pictures in parts:
+    for split, pictures in parts.items():
+        digest.update(split.encode())
         digest.update(files.sha256(*pictures.digests, pictures.labels.numpy().tobytes()).encode())
     return digest.hexdigest()
 

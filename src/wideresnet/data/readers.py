@@ -37,6 +37,8 @@ def read(source: str | Path) -> Data:
     source = str(source)
     if not source:
         raise DataError("the name of the data is empty; expected a folder, a file or a name")
+    if source.encode(errors="ignore").decode() != source:
+        raise DataError(f"{source!r}: a name that is not UTF-8 cannot be written into a run; rename it")
     for reader in READERS:
         if reader.recognises(source):
             return reader.read(source)

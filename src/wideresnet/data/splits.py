@@ -77,8 +77,8 @@ def _stratified(pictures: Pictures, held_out: Sequence[str], seed: int) -> dict[
     for name, part in rows.items():
         if not part:
             raise DataError(
-                f"{len(pictures)} pictures of {len(by_class)} classes are too few to make a {name} part: at least "
-                "three different pictures of a class are needed. Add some, or make train/ and val/ folders yourself"
+                f"{len(pictures)} pictures of {len(by_class)} classes are too few to make a {name} part: a class needs "
+                "a different picture for each part. Add some, or make train/ and val/ folders yourself"
             )
     return {name: pictures.take(torch.tensor(sorted(part), dtype=torch.int64)) for name, part in rows.items()}
 

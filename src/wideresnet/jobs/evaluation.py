@@ -40,7 +40,7 @@ def evaluate(
     card = predictor.card
     listing = data_room.read(data)
     parts, notes = data_room.decode_all(listing, card.preprocess, max_bad=max_bad, watch=watch)
-    fingerprint = data_room.fingerprint(listing.class_names, parts.values())
+    fingerprint = data_room.fingerprint(listing.class_names, parts)
     parts = _with_labels_of(parts, listing, card.class_names)
     parts, found = _parts_of_training(parts, fingerprint, card)
     notes += found
@@ -56,7 +56,7 @@ def evaluate(
     for note in notes:
         watch.line(f"note: {note}")
     evaluation = Evaluation(
-        data=listing.name,
+        data=Path(listing.place).name,
         split=split,
         engine=predictor.engine.reason,
         class_names=card.class_names,

@@ -16,6 +16,8 @@ from wideresnet.model import WideResNetClassifier, count_macs
 
 def list_models(form: str = "", num_classes: int = 10) -> list[dict[str, Any]]:
     """Each architecture of the papers: name, title, depth, widen factor, parameters, MACs at 32×32, who uses it."""
+    if num_classes < 1:
+        raise UsageError(f"num_classes={num_classes}: expected a whole number from 1")
     rows = []
     for row in ARCHITECTURES:
         name = f"{row.name}.{form}" if form else row.name

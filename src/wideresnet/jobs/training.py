@@ -27,7 +27,7 @@ from wideresnet import data as data_room
 from wideresnet.checkpoint import Card
 from wideresnet.data import Pictures
 from wideresnet.dialects import parse_arch
-from wideresnet.errors import DataError, Diverged, ModelFileError, UsageError, WideResNetError
+from wideresnet.errors import DataError, Diverged, ModelFileError, TrainingStopped, UsageError, WideResNetError
 from wideresnet.evaluation import Evaluation
 from wideresnet.jobs.preparation import Prepared, check_class_sets, fit_to_data, make_recipe, prepare, seconds_per_epoch
 from wideresnet.model import WideResNetClassifier, count_macs
@@ -75,7 +75,8 @@ def train(
         raise UsageError("--epochs and --time-budget say the same thing twice; give one")
     listing = data_room.read(data)
     check_class_sets(listing)
-    num_train = len(listing.splits.get("train", ())) or round(0.8 * sum(map(len, listing.splits.values()))) or 1
+    share = 0.8 if recipes.find(recipe).select == "best" else 0.9  # of data that comes without parts
+    num_train = len(listing.splits.get("train", ())) or round(share * sum(map(len, listing.splits.values()))) or 1
     side = data_room.shorter_side(listing.splits.values())
     default = recipes.defaults(num_train, side, torch_device.type)
     arch, size = arch or default.arch, default.size if size is None else size
@@ -134,7 +135,7 @@ def resume(folder: str | Path, *, watch: runtime.Watch = runtime.PRINT) -> Run:
         )
     state_file = folder / runs.CHECKPOINT
     tensors, progress = checkpoint.load_checkpoint(state_file) if state_file.exists() else ({}, None)
-    if progress is None and ((folder / runs.METRICS).exists() or (folder / runs.MODEL).exists()):
+    if progress is None and (folder / runs.METRICS).exists():  # written after the first checkpoint
         raise ModelFileError(f"{folder}: its {runs.CHECKPOINT} is gone, so it cannot go on; train anew")
     if progress is not None and progress["config"] != config.digest:
         raise ModelFileError(f"{folder / runs.CONFIG}: not the config this run was made with; put the old one back")
@@ -204,12 +205,16 @@ def _finish(prepared: Prepared, state: training.State, folder: Path) -> Run:
                 save=save,
                 watch=prepared.watch,
             )
+        return _judge(prepared, state, folder)
     except Diverged:
         raise  # going on would come to the same
     except WideResNetError as error:
         error.args = (f"{error}. Go on with: wrn train --resume {shlex.quote(str(folder))}",)
         raise
-    return _judge(prepared, state, folder)
+    except RuntimeError as error:  # as torch says it, on a CPU and on a GPU
+        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+            raise
+        raise TrainingStopped(f"out of memory in {folder}: train anew with a smaller --batch-size or --size") from error
 
 
 def _card(prepared: Prepared, state: training.State) -> Card:
