@@ -37,7 +37,7 @@ def choose(model: WideResNetClassifier, preprocess: Preprocess, device: torch.de
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """Channels last where it was measured to help: WRN-16-2 trains 1.1 to 1.3 times as fast on a CPU (docs/numbers.md)."""
+    """Channels last where it was measured to help: training is 1.1 to 1.3 times as fast on a CPU (docs/numbers.md)."""
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
