@@ -453,6 +453,7 @@ def test_photographs_in_all_sizes_train_and_predict(tmp_path: Path) -> None:
     run = wrn.train(photos, out=tmp_path / "r", size=32, **{**QUICK, "epochs": 2})
     assert run.evaluation.split == "val"
     assert len(run.evaluation.labels) == 48
+    assert "val, which chose the epoch too" in (run.folder / "report.html").read_text(encoding="utf-8")
     answers = list(jobs.predict(run.folder, [photos / "val"]))
     assert [a.error for a in answers] == [""] * 48
     by_name = {str(a.path.relative_to(photos)): a.prediction for a in answers}

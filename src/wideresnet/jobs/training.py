@@ -290,6 +290,8 @@ def _subject(prepared: Prepared, state: training.State, card: Card, evaluation: 
     by_val = recipe.select == "best" and "val" in parts
     chosen = f"epoch {card.trained['epoch']}, the {'best on val' if by_val else 'last'}"
     mirrored = ", mirror images" if recipe.flip else ""
+    flatters = "there is no test part: these figures are of val, which chose the epoch too, and so flatter a little"
+    chosen_by_val = [flatters] if by_val and evaluation.split == "val" else []
     return Subject(
         title=f"{evaluation.data}: {config.arch}",
         command=config.command,
@@ -319,7 +321,7 @@ def _subject(prepared: Prepared, state: training.State, card: Card, evaluation: 
         splits_note=prepared.splits.note,
         augmented=np.stack([augmented.shown(i) for i in range(shown)]),
         augmented_labels=[prepared.class_names[label] for label in prepared.train.labels[sample].tolist()],
-        notes=prepared.notes,
+        notes=[*prepared.notes, *chosen_by_val],
     )
 
 
