@@ -2,22 +2,29 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 READY := $(VENV)/ready
+TOOLS := $(VENV)/ready-tools
 
 .PHONY: setup demo check fix test bench notebooks clean
 .DEFAULT_GOAL := demo
 
-setup: $(READY)
+setup: $(TOOLS)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than Python 3.11; name another: make PYTHON=python3.12"; exit 2; }
 	@echo "setting up $(VENV) (torch is large: a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(PIP) --editable .
 	@touch $(READY)
 
-demo: setup
+# What checks and tests need besides: tools, and every extra.
+$(TOOLS): $(READY)
+	@$(PIP) --editable '.[dev]'
+	@touch $(TOOLS)
+
+demo: $(READY)
 	$(BIN)/wrn demo
 
 check: setup  # seconds

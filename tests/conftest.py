@@ -1,10 +1,15 @@
 """What several test files share: where the shared real data lies."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
+from torch import Tensor
+
+from wideresnet.data import Pictures
 
 # The machine that runs the tests may be busy: no example fails for the time it takes.
 settings.register_profile("wideresnet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -12,6 +17,10 @@ settings.load_profile("wideresnet")
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("WRN_SHARED", ROOT.parent / "shared"))
+
+# No test reads or fills the cache of the person who runs it.
+_CACHE = tempfile.TemporaryDirectory(prefix="wrn-cache-")
+os.environ["WRN_CACHE"] = _CACHE.name
 
 
 def shared(path: str) -> Path:
@@ -23,3 +32,8 @@ def shared(path: str) -> Path:
             pytest.fail(f"{reason}; CI must have it")
         pytest.skip(reason)
     return found
+
+
+def pixels(pictures: Pictures) -> Tensor:
+    """All of them, uint8 [N, C, size, size], wherever they are kept."""
+    return pictures.images[torch.arange(len(pictures))]

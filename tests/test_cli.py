@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wideresnet.cli import run
 from wideresnet.cli.trainings import count_or_all, seconds
 from wideresnet.data import read
 from wideresnet.errors import UsageError
@@ -139,6 +140,10 @@ def test_evaluation_prints_a_table_or_json_and_writes_a_report(place: Path) -> N
     figures = json.loads(wrn("evaluate", "runs/digits-1", "digits", "--json", cwd=place).stdout)
     assert f"accuracy   {100 * figures['accuracy']:.2f} %" in done.stdout
     assert (place / "runs" / "digits-1" / "evaluation.html").read_text(encoding="utf-8").startswith("<!")
+    mirrored = wrn("evaluate", "runs/digits-1", "digits", "--tta", "flip", "--cache", "disk", cwd=place)
+    assert "pictures, cached on disk for the next run" in mirrored.stderr
+    assert "averaged over each picture and its mirror image" in mirrored.stdout.splitlines()[0]
+    assert "some classes look like others, or like none, in the mirror" in mirrored.stderr
     everything = wrn("evaluate", "runs/digits-1", "digits", "--split", "train", "--json", cwd=place)
     assert json.loads(everything.stdout)["num_images"] == 1439
 
@@ -171,6 +176,15 @@ def test_runs_models_and_info_are_tables_and_json(place: Path) -> None:
         (["train", "digits", "--time-budget", "soon"], "--time-budget soon"),
         (["train", "digits", "--resume", "runs/digits-1"], "--resume RUN stands alone"),
         (["train", "--resume", "runs/nowhere"], "not a run"),
+        (["train", "--resume", "runs/digits-1", "--find-lr"], "--resume RUN stands alone"),
+        (["train", "digits", "--find-lr", "--time-budget", "1s"], "leave --time-budget, --track and --folds out"),
+        (["train", "digits", "--find-lr", "--lr", "0.1"], "leave --lr out"),
+        (["train", "digits", "--recipe", "finetune"], "name it: --from MODEL"),
+        (["train", "digits", "--from", "nowhere"], "nowhere: no such file"),
+        (["train", "digits", "--from", "runs/digits-1", "--arch", "wrn_16_1"], "is a wrn_10_1; leave --arch out"),
+        (["train", "digits", "--track", "wandb"], "--track wandb; expected one of tensorboard, mlflow"),
+        (["train", "digits", "--recipe", "paper", "--early-stopping", "3"], "set --select best"),
+        (["train", "digits", "--precision", "fp64"], "fp64"),
         (["evaluate", "nowhere", "digits"], "nowhere: no such file"),
         (["predict", "runs/digits-1"], "no picture named"),
         (["predict", "runs/digits-1", "pictures/*.jpg"], "matches no file"),
@@ -236,6 +250,18 @@ def test_the_reader_of_a_pipe_may_leave_early(place: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_find_lr_ends_with_a_rate_its_curve_and_the_command_to_use_it(place: Path) -> None:
+    runs = sorted((place / "runs").iterdir())
+    words = ("--find-lr", "--arch", "wrn_10_1", "--batch-size", "16", "--out", "curve.png")
+    lines = wrn("train", "digits", *words, cwd=place).stdout.splitlines()
+    assert lines[0].startswith("suggested learning rate: 0.")
+    assert lines[1] == "curve:   curve.png"
+    assert lines[2].startswith("next:    wrn train digits --arch wrn_10_1 ")
+    with Image.open(place / "curve.png") as picture:
+        assert picture.format == "PNG"
+    assert sorted((place / "runs").iterdir()) == runs
+
+
 def test_the_version_is_the_package_s(place: Path) -> None:
     from wideresnet import runtime
 
@@ -257,3 +283,37 @@ def test_max_bad_is_a_count_or_all() -> None:
     assert (count_or_all("3"), count_or_all("all")) == (3, None)
     with pytest.raises(UsageError, match="--max-bad some"):
         count_or_all("some")
+
+
+def test_the_cache_is_listed_and_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WRN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+    def cache(*words: str) -> tuple[int, str, str]:
+        code = run([*words])
+        return (code, *capsys.readouterr())
+
+    for label in ("a", "b"):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for i in range(6):
+            picture = np.full((8, 8, 3), 100 * (label == "b") + i, np.uint8)
+            Image.fromarray(picture).save(tmp_path / "set" / label / f"{i}.png")
+    train = ("train", "set", *QUICK, "--cache", "disk")
+    assert "cached on disk for the next run" in cache(*train)[2]
+    _, figures, said = cache(*train)
+    assert "from the cache" in said
+    assert cache("train", "--resume", "runs/set-2", "--cache", "off")[:2] == (0, figures)
+    rows = json.loads(cache("data", "cache", "list", "--json")[1])
+    assert [(row["data"], row["size"], row["pictures"]) for row in rows] == [(str(tmp_path / "set"), 8, 12)]
+    table = cache("data", "cache", "list")[1]
+    assert rows[0]["key"] in table
+    assert f"{rows[0]['num_bytes']:,}" in table
+    code, out, said = cache("data", "cache", "clear", "beef")
+    assert (code, out) == (2, "")
+    assert "beef: no key of the cache" in said
+    removed = f"removed: 1 file, {rows[0]['num_bytes']:,} bytes\n"
+    assert cache("data", "cache", "clear", rows[0]["key"][:6])[:2] == (0, removed)
+    assert json.loads(cache("data", "cache", "list", "--json")[1]) == []
+    assert cache("train", "set", "--cache", "disc")[0] == 2

@@ -1,5 +1,7 @@
 """`DATA` means one thing: what is read, what is passed over, how it is split, what is refused and how."""
 
+import dataclasses
+import io
 import json
 import shutil
 from collections import Counter
@@ -8,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import shared
+from conftest import pixels, shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from wideresnet import data
-from wideresnet.data import Pictures, decode, decode_all, divide, fingerprint, read, shorter_side, twins
+from wideresnet.data import Pictures, decode, decode_all, divide, fingerprint, keep_labels, read, shorter_side, twins
+from wideresnet.data.listing import Listing, Span
 from wideresnet.errors import DataError
 from wideresnet.preprocess import Preprocess
 
@@ -139,7 +142,7 @@ def test_arrays_are_read_with_splits_names_and_one_channel_shown_three_times(tmp
     assert listing.splits["test"].names == ("test[0]",)
     decoded, bad = decode(listing.splits["train"], Preprocess(size=4, mean=(0.0,) * 3, std=(1.0,) * 3))
     assert bad == []
-    assert torch.equal(decoded.images, torch.from_numpy(gray)[:, None].expand(2, 3, 4, 4))
+    assert torch.equal(pixels(decoded), torch.from_numpy(gray)[:, None].expand(2, 3, 4, 4))
 
 
 def test_what_is_no_data_is_told_what_it_could_be(tmp_path: Path) -> None:
@@ -253,6 +256,29 @@ def test_a_missing_val_part_comes_from_train_and_never_from_test() -> None:
     assert len(kept.parts["train"]) == 100
 
 
+def test_val_made_from_large_data_takes_2500_pictures_and_test_still_a_tenth() -> None:
+    made = divide({"all": pictures([0, 1] * 20_000)}, 0)
+    assert {split: len(part) for split, part in made.parts.items()} == {"train": 33_500, "val": 2_500, "test": 4_000}
+    assert "6.2 % val and 10 % test" in made.note
+
+
+def test_a_span_is_the_picture_inside_a_larger_file_and_one_cut_short_is_named(tmp_path: Path) -> None:
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    encoded_picture = io.BytesIO()
+    Image.fromarray(pixels).save(encoded_picture, "PNG")
+    content = encoded_picture.getvalue()
+    (tmp_path / "shard.tar").write_bytes(b"before" + content + b"after")
+    span = Span(tmp_path / "shard.tar", len(b"before"), len(content))
+    listing = Listing([span, content], ("span", "bytes"), np.array([0, 1]))
+    read, bad = decode(listing, Preprocess(size=4, mean=(0.0,) * 3, std=(1.0,) * 3))
+    assert not bad
+    assert all(np.array_equal(read.shown(i), pixels) for i in range(2))
+    (tmp_path / "shard.tar").write_bytes(b"before" + content[:-10])
+    cut, bad = decode(listing, Preprocess(size=4, mean=(0.0,) * 3, std=(1.0,) * 3))
+    assert len(cut) == 1
+    assert "10 bytes before the end of this picture" in bad[0].reason
+
+
 def test_parts_that_are_given_are_taken_as_they_are() -> None:
     given_parts = {"train": pictures([0, 1]), "val": pictures([0, 1])}
     assert divide(given_parts, 0).parts == given_parts
@@ -286,6 +312,79 @@ def test_the_same_picture_in_two_parts_or_under_two_labels_is_said() -> None:
         "1 picture is under more than one label, as p1 (dog), p1 (cat)",
     ]
     assert twins({"all": pictures([0, 1])}, ("cat", "dog")) == []
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 25)), min_size=30, max_size=90),
+    st.integers(0, 50),
+    st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=5),
+)
+def test_a_group_and_what_twins_join_to_it_fall_into_one_part_and_train_keeps_every_class(
+    rows: list[tuple[int, int]], seed: int, same: list[tuple[int, int]]
+) -> None:
+    rows = [*rows, *((i % 3, 0) for i in range(18))]  # however few the groups are, some pictures stand alone
+    digests = [f"{i}".encode() for i in range(len(rows))]
+    for one, other in same:
+        digests[other] = digests[one]
+    groups = tuple(f"g{group}" if group else "" for _, group in rows)
+    whole = dataclasses.replace(pictures([label for label, _ in rows], digests), groups=groups)
+    parts = divide({"all": whole}, seed).parts
+    assert sorted(name for part in parts.values() for name in part.names) == sorted(whole.names)
+    for marks in ([part.groups for part in parts.values()], [part.digests for part in parts.values()]):
+        where = Counter(mark for part in marks for mark in set(part) if mark)
+        assert max(where.values(), default=1) == 1
+    assert set(parts["train"].labels.tolist()) == set(whole.labels.tolist())
+    assert all(len(part) for part in parts.values())
+    again = divide({"all": whole}, seed).parts
+    assert all(again[split].names == part.names for split, part in parts.items())
+
+
+def test_splits_of_groups_are_near_a_tenth_of_each_class() -> None:
+    labels = [i % 4 for i in range(1000)]
+    groups = tuple(f"patient {i // 10}" for i in range(1000))  # ten pictures each, of all classes
+    made = divide({"all": dataclasses.replace(pictures(labels), groups=groups)}, 0)
+    counts = {split: part.counts(4) for split, part in made.parts.items()}
+    assert {split: sum(of) for split, of in counts.items()} == {"train": 800, "val": 100, "test": 100}
+    assert all(abs(count - 25) <= 5 for split in ("val", "test") for count in counts[split]), counts
+    assert "groups and identical pictures together" in made.note
+
+
+def test_few_large_groups_still_give_every_part_and_too_few_say_so() -> None:
+    labels, groups = [i % 2 for i in range(30)], tuple(f"scene {i // 10}" for i in range(30))
+    parts = divide({"all": dataclasses.replace(pictures(labels), groups=groups)}, 0).parts
+    assert {split: len(part) for split, part in parts.items()} == {"train": 10, "val": 10, "test": 10}
+    with pytest.raises(
+        DataError, match="too few to make a val part: a class needs a different picture of another group"
+    ):
+        divide({"all": dataclasses.replace(pictures(labels[:20]), groups=groups[:20])}, 0)
+
+
+def test_a_group_in_two_given_parts_is_said_and_makes_the_fingerprint_another() -> None:
+    train, val = pictures([0, 1, 1], [b"a", b"b", b"c"]), pictures([0, 0], [b"d", b"e"])
+    parts = {
+        "train": dataclasses.replace(train, groups=("p1", "p2", "")),
+        "val": dataclasses.replace(val, groups=("p2", "")),
+    }
+    assert twins(parts, ("cat", "dog")) == [
+        "1 group is in more than one split, which flatters the figures, as p2 (train, val)"
+    ]
+    assert fingerprint(("cat", "dog"), parts) != fingerprint(("cat", "dog"), {"train": train, "val": val})
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=80), st.integers(1, 12), st.integers(0, 9))
+def test_so_many_labels_of_each_class_are_kept_all_different_and_fewer_are_among_more(
+    labels: list[int], num: int, seed: int
+) -> None:
+    digests = [f"{i // 2}".encode() for i in range(len(labels))]  # each picture may be there twice
+    whole = pictures(labels, digests)
+    kept = keep_labels(whole, num, seed)
+    different = {label: {d for d, of in zip(digests, labels, strict=True) if of == label} for label in set(labels)}
+    for label, there in different.items():
+        got = [d for d, of in zip(kept.digests, kept.labels.tolist(), strict=True) if of == label]
+        assert len(got) == len(set(got)) == min(num, len(there))
+    assert set(kept.names) <= set(keep_labels(whole, num + 1, seed).names)
+    assert kept.names == keep_labels(whole, num, seed).names
 
 
 # What people really have

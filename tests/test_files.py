@@ -56,3 +56,17 @@ def test_rows_come_back_from_csv_as_they_went_in(rows: list[dict[str, str]]) -> 
     back = list(csv.DictReader(io.StringIO(files.csv_text(rows), newline="")))
     columns = set().union(*rows)
     assert back == [{column: row.get(column, "") for column in columns} for row in rows]
+
+
+def test_the_cache_folder_is_the_one_named_or_the_user_s_own_and_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WRN_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert files.cache_folder() == tmp_path / ".cache" / "wideresnet"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert files.cache_folder() == tmp_path / "xdg" / "wideresnet"
+    monkeypatch.setenv("WRN_CACHE", str(tmp_path / "own"))
+    assert files.cache_folder() == tmp_path / "own"
+    assert (tmp_path / "own").is_dir()

@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -588,3 +589,26 @@ def test_a_damaged_file_is_a_picture_or_an_image_error_and_nothing_else(data: st
         image = decode(bytes(damaged))
         assert (image.dtype.name, image.ndim) == ("uint8", 3)
         assert size_of(bytes(damaged)) == image.shape[:2]
+
+
+def png_of_noise() -> bytes:
+    return saved(Image.fromarray(np.random.default_rng(3).integers(0, 256, (20, 30, 3), dtype=np.uint8)), "PNG")
+
+
+def test_a_png_cut_short_still_has_the_size_of_its_header() -> None:
+    whole = png_of_noise()
+    for end in (60, len(whole) // 2, len(whole) - 12):
+        assert size_of(whole[:end]) == (20, 30)
+        with pytest.raises(ImageError, match="broken or cut short: "):
+            decode(whole[:end])
+
+
+def test_a_length_that_is_forged_asks_for_no_memory() -> None:
+    whole = png_of_noise()
+    at = whole.index(b"IDAT") - 4
+    forged = whole[:at] + b"\x7f\xff\xff\xf0" + whole[at + 4 :]
+    tracemalloc.start()
+    with pytest.raises(ImageError):
+        decode(forged)
+    assert tracemalloc.get_traced_memory()[1] < 10**7
+    tracemalloc.stop()

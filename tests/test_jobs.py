@@ -1,7 +1,9 @@
 """The main jobs from end to end, on real pictures and small networks."""
 
+import base64
 import csv
 import dataclasses
+import io
 import json
 import re
 import shlex
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import shared
+from conftest import pixels, shared
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -24,7 +26,7 @@ from wideresnet import data as data_room
 from wideresnet import jobs, runs, runtime
 from wideresnet.checkpoint import load_model
 from wideresnet.errors import DataError, Interrupted, ModelFileError, TrainingStopped, UsageError
-from wideresnet.jobs.preparation import make_recipe
+from wideresnet.jobs.planning import make_recipe
 from wideresnet.recipes import Recipe, defaults
 
 QUICK: dict[str, Any] = {"arch": "wrn_10_1", "epochs": 3, "watch": runtime.QUIET}
@@ -83,7 +85,7 @@ def test_the_model_file_says_how_it_was_made_and_how_good_it_is(shapes_run: tupl
     assert card.preprocess.size == 20
     listing = data_room.read(shapes_run[0])
     parts = data_room.divide(data_room.decode_all(listing, card.preprocess)[0], 0).parts
-    images = parts["train"].images.double() / 255
+    images = pixels(parts["train"]).double() / 255
     assert card.preprocess.mean == pytest.approx(images.mean((0, 2, 3)).tolist(), abs=1e-6)
     assert card.preprocess.std == pytest.approx(images.std((0, 2, 3), correction=0).tolist(), abs=1e-6)
 
@@ -162,6 +164,20 @@ def test_evaluating_on_the_data_of_training_counts_only_what_training_never_saw(
     )
 
 
+@pytest.mark.parametrize("kept", ["in memory", "cached on disk", "decoded anew"])
+def test_where_pictures_are_kept_changes_no_figure(shapes_run: tuple[Path, wrn.Run], kept: str) -> None:
+    data, run = shapes_run
+    lines: list[str] = []
+    modes: dict[str, Any] = {"in memory": "memory", "cached on disk": "disk", "decoded anew": "off"}
+    again = wrn.evaluate(run.folder, data, cache=modes[kept], watch=runtime.Watch(line=lines.append))
+    assert lines[0].startswith(f"120 pictures, {kept}")
+    assert np.array_equal(again.logits, run.evaluation.logits)
+    assert again.names == run.evaluation.names
+    if kept == "cached on disk":
+        wrn.evaluate(run.folder, data, cache="disk", watch=runtime.Watch(line=lines.append))
+        assert any(line.startswith("120 pictures, from the cache") for line in lines)
+
+
 def test_evaluation_matches_classes_by_name_and_names_one_it_does_not_know(
     shapes_run: tuple[Path, wrn.Run], tmp_path: Path
 ) -> None:
@@ -198,8 +214,17 @@ class StopAfter:
             signal.raise_signal(signal.SIGINT)
 
 
-def test_a_run_that_was_interrupted_goes_on_bitwise_and_says_how(tmp_path: Path) -> None:
-    options = {**QUICK, "epochs": 3, "dropout_p": 0.1}
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dropout_p": 0.1},
+        {"precision": "fp16", "accumulate": 2, "clip_norm": 1.0, "swa_epochs": 2, "balanced": True},
+        {"sam_rho": 0.05, "early_stopping": 1, "class_weights": True},
+    ],
+    ids=" ".join,
+)
+def test_a_run_that_was_interrupted_goes_on_bitwise_and_says_how(tmp_path: Path, changes: dict[str, Any]) -> None:
+    options = {**QUICK, "epochs": 3, **changes}
     wrn.train("digits", out=tmp_path / "whole", **options)
     with pytest.raises(Interrupted, match=r"stopped in epoch 2;.* --resume .*stopped"):
         wrn.train("digits", out=tmp_path / "stopped", **{**options, "watch": runtime.Watch(progress=StopAfter(2))})
@@ -294,6 +319,9 @@ def test_a_run_folder_is_never_reused(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"std": (0.0, 0.1, 0.1)}, "std"),
         ({"device": "tpu"}, "--device tpu"),
         ({"in_channels": 2}, "channels"),
+        ({"recipe": "paper", "early_stopping": 3}, "set --select best"),
+        ({"swa_epochs": 1}, r"swa_epochs=1: expected a value in \[0, 0\]"),
+        ({"batch_size": 8, "accumulate": 8, "size": 4, "crop_padding": 0}, "in 8 parts at 4 pixels: BN needs more"),
     ],
 )
 def test_an_impossible_option_is_told_before_anything_is_written(
@@ -380,6 +408,11 @@ def test_what_the_data_says_goes_into_the_recipe_and_what_the_user_says_wins() -
     made = make("fast", ["cat", "dog"])
     assert (made.epochs, made.batch_size, made.crop_padding, made.flip) == (60, 64, 4, True)
     assert made.lr == pytest.approx(0.2)
+    assert made.weight_decay == make("strong", ["cat", "dog"]).weight_decay == 2e-3
+    assert make("fast", ["cat", "dog"], weight_decay=0.0).weight_decay == 0
+    assert make("paper", ["cat", "dog"]).weight_decay == 5e-4
+    assert make("fast", ["cat", "dog"], epochs=10).crop_padding == 2
+    assert make("paper", ["cat", "dog"], epochs=10).crop_padding == 4
     assert make("fast", ["3", "8"]).flip is False
     assert make("fast", ["3", "8"], flip=True, lr=0.7).lr == 0.7
     few = make("fast", ["cat", "dog"], num_train=32, batch_size=400)
@@ -387,6 +420,96 @@ def test_what_the_data_says_goes_into_the_recipe_and_what_the_user_says_wins() -
     assert few.lr == pytest.approx(0.1)
     paper = make("paper", ["cat", "dog"])
     assert (paper.epochs, paper.batch_size, paper.lr) == (200, 128, 0.1)
+    strong = make("strong", ["cat", "dog"])
+    assert (strong.epochs, strong.batch_size, strong.warmup_epochs) == (180, 64, 36)
+    assert strong.lr == pytest.approx(0.2)
+    assert make("strong", ["cat", "dog"], epochs=10).crop_padding == 2
+    for name in ("fast", "paper", "strong"):  # crops of random size come instead of shifts
+        assert make(name, ["cat", "dog"], zoom=0.5).crop_padding == 0
+    with pytest.raises(UsageError, match=r"zoom=0\.5 and crop_padding=3 both move pictures"):
+        make("fast", ["cat", "dog"], zoom=0.5, crop_padding=3)
+    with pytest.raises(UsageError, match="cutout=32: must be below the size of the pictures, 32"):
+        make("fast", ["cat", "dog"], cutout=32)
+
+
+EVERYTHING: dict[str, Any] = {
+    "policy": "rand",
+    "jitter": (0.4, 0.4, 0.4, 0.1),
+    "cutout": 4,
+    "erasing": 0.5,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "zoom": 0.5,
+    "ema_decay": 0.9,
+    "flip": True,
+}
+
+
+def test_a_run_with_every_augmentation_repeats_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    options = {**QUICK, **EVERYTHING, "epochs": 3}
+    whole = wrn.train("digits", out=tmp_path / "whole", **options)
+
+    def stop(what: str, _done: int, _total: int, _details: str) -> None:
+        if what == "epoch 3/3":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        wrn.train("digits", out=tmp_path / "cut", **{**options, "watch": runtime.Watch(progress=stop)})
+    wrn.resume(tmp_path / "cut", watch=runtime.QUIET)
+    a, b = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    page = (whole.folder / "report.html").read_text()
+    for words in ("crops of 50 to 100 % of the area", "RandAugment", "cutout of 4 pixels", "mixup α 0.2", "cutmix α 1"):
+        assert words in page
+
+
+def test_the_report_shows_pictures_as_the_network_got_them(tmp_path: Path) -> None:
+    """Half white, half black, all that is on is a cutout and mixing: the squares and the mixtures are there."""
+    data = tmp_path / "data"
+    for name, value in (("black", 0), ("white", 255)):
+        (data / name).mkdir(parents=True)
+        for i in range(40):
+            image = np.full((8, 8, 3), value, np.uint8)
+            image[0, 0] = i  # no two are the same picture
+            Image.fromarray(image).save(data / name / f"{i}.png")
+    plain = {**QUICK, "epochs": 1, "flip": False, "crop_padding": 0, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+    def seen(**changes: Any) -> tuple[np.ndarray, str]:
+        run = wrn.train(data, out=tmp_path / str(len(list(tmp_path.iterdir()))), **plain, **changes)
+        section = (run.folder / "report.html").read_text().partition('<section id="augmented">')[2]
+        section = section.partition("</section>")[0]
+        found = [base64.b64decode(text) for text in re.findall(r'data:image/png;base64,([^"]+)"', section)]
+        return np.stack([np.asarray(Image.open(io.BytesIO(png)).convert("RGB")) for png in found]), section
+
+    images, _ = seen()
+    assert set(np.unique(images[:, 1:])) == {0, 255}
+    assert 16 <= len(images) <= 24
+    images, _ = seen(cutout=4)
+    assert set(np.unique(images[:, 1:])) == {0, 128, 255}, "the mean colour"
+    _, section = seen(mixup=1.0)
+    assert re.search(r"\d+ % (black|white), \d+ % (black|white)", section)
+
+
+def test_mixing_the_pictures_of_a_single_class_is_told_to_be_no_task(tmp_path: Path) -> None:
+    data = shapes(tmp_path / "one", {"disc": 12})
+    for mixing in ({"mixup": 0.2}, {"cutmix": 1.0}):
+        with pytest.raises(DataError, match="at least two"):
+            wrn.train(data, out=tmp_path / "r", **{**QUICK, **mixing})
+    assert not (tmp_path / "r").exists()
+
+
+def test_test_time_augmentation_is_named_beside_every_figure(shapes_run: tuple[Path, wrn.Run], tmp_path: Path) -> None:
+    data, run = shapes_run
+    plain = wrn.evaluate(run.folder, data, watch=runtime.QUIET)
+    both = wrn.evaluate(run.folder, data, tta="flip", report_file=tmp_path / "r.html", watch=runtime.QUIET)
+    assert (plain.figures()["tta"], both.figures()["tta"]) == ("none", "flip")
+    assert "averaged over each picture and its mirror image" in both.engine
+    assert not np.allclose(plain.logits, both.logits)
+    page = (tmp_path / "r.html").read_text()
+    assert "With test-time augmentation (flip)" in page
+    assert "--tta flip" in page
+    with pytest.raises(UsageError, match=r"--tta flop; did you mean 'flip'\?"):
+        wrn.evaluate(run.folder, data, tta="flop")  # type: ignore[arg-type]
 
 
 def test_the_command_of_a_run_repeats_it_though_python_made_it(tmp_path: Path) -> None:
@@ -431,6 +554,26 @@ def test_an_option_of_pictures_or_network_travels_with_the_model(tmp_path: Path,
     assert wrn.load(run.folder)(np.zeros((8, 8, 3), np.uint8)).label in run.evaluation.class_names
 
 
+def test_averaged_epochs_are_judged_and_saved_as_swa(tmp_path: Path) -> None:
+    run = wrn.train("digits", out=tmp_path / "r", swa_epochs=2, select="last", **QUICK)
+    file = load_model(run.folder)
+    assert file.card.weights == "swa"
+    checkpoint = load_file(run.folder / "checkpoint.safetensors")
+    assert torch.equal(checkpoint["average/fc.weight"], file.model.fc.weight)
+    assert not torch.equal(checkpoint["model/fc.weight"], file.model.fc.weight)
+    assert "last 2 epochs averaged" in (run.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_training_that_does_not_get_better_ends_early_and_is_judged_by_its_best_epoch(tmp_path: Path) -> None:
+    lines: list[str] = []
+    options = {**QUICK, "epochs": 9, "early_stopping": 2, "lr": 0.0, "watch": runtime.Watch(line=lines.append)}
+    run = wrn.train("digits", out=tmp_path / "r", **options)
+    assert len(list(csv.DictReader((run.folder / "metrics.csv").open()))) < 9
+    assert any(line.startswith("ended after epoch ") for line in lines)
+    assert any("ends after 2 epochs without a better score" in line for line in lines)
+    assert run.evaluation.split == "test"
+
+
 def test_a_time_budget_sets_the_epochs_and_keeps_the_schedule_whole(tmp_path: Path) -> None:
     options: dict[str, Any] = {"arch": "wrn_10_1", "watch": runtime.QUIET}
     run = wrn.train("digits", out=tmp_path / "r", time_budget_s=1e-3, **options)  # less than any machine's epoch
@@ -462,3 +605,88 @@ def test_photographs_in_all_sizes_train_and_predict(tmp_path: Path) -> None:
         assert prediction is not None
         probs = run.evaluation.probs[i]
         assert prediction.confidence == pytest.approx(float(probs.max()), abs=1e-5)
+
+
+# Where pictures are kept changes no result
+
+
+def equal_runs(a: Path, b: Path) -> bool:
+    """Checkpoint and model file, bit for bit."""
+    for name in ("checkpoint.safetensors", "model.safetensors"):
+        one, other = load_file(a / name), load_file(b / name)
+        if one.keys() != other.keys() or not all(torch.equal(one[key], other[key]) for key in one):
+            return False
+    return runs.read_config(a) == runs.read_config(b)
+
+
+def test_memory_disk_and_off_give_bitwise_the_same_run_and_each_goes_on_from_any_other(tmp_path: Path) -> None:
+    data = shapes(tmp_path / "set", {"disc": 40, "bar": 40})
+    options: dict[str, Any] = {**QUICK, "epochs": 2, "dropout_p": 0.1, "flip": True, "crop_padding": 2}
+    options |= {"size": 12, "batch_size": 10}
+    modes: tuple[data_room.Cache, ...] = ("memory", "disk", "off")
+    for cache in modes:
+        lines: list[str] = []
+        watch = runtime.Watch(line=lines.append)
+        run = wrn.train(data, out=tmp_path / cache, cache=cache, **{**options, "watch": watch})
+        assert equal_runs(tmp_path / cache, tmp_path / "memory"), cache
+        assert (tmp_path / cache / "report.html").exists()
+        how = {"memory": "in memory", "disk": "cached on disk for", "off": "decoded anew each time"}[cache]
+        assert sum(how in line for line in lines) == 1, lines
+        assert wrn.evaluate(run.folder, data, watch=runtime.QUIET).accuracy == run.evaluation.accuracy
+    for first, second in zip(modes, (*modes[1:], modes[0]), strict=True):
+        folder = tmp_path / f"{first} {second}"
+        watch = runtime.Watch(progress=StopAfter(2))
+        with pytest.raises(Interrupted, match="stopped in epoch 2"):
+            wrn.train(data, out=folder, cache=first, **{**options, "watch": watch})
+        wrn.resume(folder, cache=second, watch=runtime.QUIET)
+        assert equal_runs(folder, tmp_path / "memory"), f"{first}, then {second}"
+
+
+KILL_A_READER = """
+import os, signal, sys
+from pathlib import Path
+import wideresnet as wrn
+from wideresnet import cli, runtime
+from wideresnet.cli import console
+
+def progress(what, *_):
+    if what.startswith("epoch 2/"):
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        if children:
+            os.kill(int(children[-1]), signal.SIGKILL)
+
+console._sparse = lambda: progress
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+def test_a_run_whose_reading_process_is_killed_stops_whole_and_goes_on_bitwise(tmp_path: Path) -> None:
+    if not Path("/proc/self/task").exists():
+        pytest.skip("finds processes as Linux shows them")
+    data = shapes(tmp_path / "set", {"disc": 40, "bar": 40})
+    options = {**QUICK, "epochs": 3, "batch_size": 10}
+    wrn.train(data, out=tmp_path / "whole", **options)
+    words = ["train", str(data), "--arch", "wrn_10_1", "--epochs", "3", "--batch-size", "10", "--cache", "off"]
+    command = [sys.executable, "-c", KILL_A_READER, *words, "--out", str(tmp_path / "r")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 3, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.match(r"wrn: a process that reads pictures \(pid \d+\) was killed \(Killed\);.*", last), done.stderr
+    assert f"wrn train --resume {tmp_path / 'r'}" in last
+    assert "Traceback" not in done.stderr
+    wrn.resume(tmp_path / "r", cache="off", watch=runtime.QUIET)
+    assert equal_runs(tmp_path / "r", tmp_path / "whole")
+
+
+def test_what_is_padded_in_training_has_the_colour_that_prediction_pads_with(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for i in range(40):
+        path = tmp_path / "wide" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(100, 200, (8, 16, 3), dtype=np.uint8)).save(path)
+    run = wrn.train(tmp_path / "wide", out=tmp_path / "run", fit="pad", **{**QUICK, "epochs": 1, "size": 16})
+    predictor = wrn.load(run.folder)
+    assert all(140 < 255 * mean < 160 for mean in predictor.card.preprocess.mean), predictor.card.preprocess.mean
+    names, logits = run.evaluation.names, run.evaluation.logits
+    again = predictor.logits([tmp_path / "wide" / name for name in names])
+    np.testing.assert_allclose(np.asarray(again), logits, rtol=1e-4, atol=1e-5)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 
+from wideresnet import preprocess
 from wideresnet.preprocess import Fit, Preprocess, channel_statistics
 
 Pixels = npt.NDArray[np.uint8]
@@ -301,3 +302,13 @@ def test_standardised_data_has_mean_0_and_deviation_1() -> None:
     out = Preprocess(size=8, mean=mean, std=std).normalise(images).to(torch.float64)
     assert out.mean((0, 2, 3)).abs().max() < 1e-6
     assert (out.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-6
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 12))
+def test_channels_are_resized_alike_whether_together_or_one_by_one(height: int, width: int, size: int) -> None:
+    image = np.random.default_rng(height * 64 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    prepare = Preprocess(size=size, mean=(0.0,) * 3, std=(1.0,) * 3, fit="squash")
+    together = prepare.resize(image)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preprocess, "_AT_ONCE", 0)
+        assert torch.equal(prepare.resize(image), together)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +11,35 @@ from hypothesis import strategies as st
 
 from wideresnet import recipes
 from wideresnet.errors import UsageError
-from wideresnet.recipes import RECIPES, Defaults, Recipe, RecipeChanges, change, defaults, flips_are_safe, lr_at
+from wideresnet.recipes import FIXED, RECIPES, Defaults, Recipe, RecipeChanges, change, defaults, flips_are_safe, lr_at
 
 PAPER, FAST = RECIPES["paper"], RECIPES["fast"]
 
 
+OFF = {  # what came after the paper
+    "times_default": 0.0,
+    "early_stopping": 0,
+    "swa_epochs": 0,
+    "sam_rho": 0.0,
+    "clip_norm": 0.0,
+    "accumulate": 1,
+    "precision": "fp32",
+    "compile": False,
+    "class_weights": False,
+    "balanced": False,
+    "sync_bn": False,
+    "zoom": 1.0,
+    "policy": "none",
+    "jitter": (),
+    "cutout": 0,
+    "erasing": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+}
+
+
 def test_the_paper_s_recipe_is_the_paper_s() -> None:
-    assert dataclasses.asdict(PAPER) == {
+    assert dataclasses.asdict(PAPER) == OFF | {
         "name": "paper",
         "epochs": 200,
         "batch_size": 128,
@@ -108,6 +131,12 @@ def test_an_unknown_field_is_an_error_with_the_nearest_name() -> None:
         ("ema_decay", 1.0),
         ("dropout_p", 1.0),
         ("crop_padding", -1),
+        ("zoom", 0.0),
+        ("zoom", 1.5),
+        ("cutout", -2),
+        ("erasing", 1.01),
+        ("mixup", -0.2),
+        ("cutmix", math.inf),
         ("weight_decay", -1.0),
     ],
 )
@@ -116,26 +145,106 @@ def test_an_impossible_value_is_refused_by_name(field: str, value: float) -> Non
         change(FAST, {field: value})
 
 
-def test_what_a_user_may_change_is_every_field_but_the_name() -> None:
-    assert set(RecipeChanges.__annotations__) == {f.name for f in dataclasses.fields(Recipe)} - {"name"}
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"policy": "trivail"}, r"policy='trivail'; did you mean 'trivial'\?"),
+        ({"schedule": "cosin"}, r"schedule='cosin'; did you mean 'cosine'\?"),
+        ({"jitter": (0.4, 0.4)}, r"jitter=\(0.4, 0.4\): expected four strengths from 0"),
+        ({"jitter": (0.4, 0.4, 0.4, math.nan)}, "expected four strengths from 0"),
+        ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "at most half a turn"),
+        ({"zoom": 0.5}, r"zoom=0.5 and crop_padding=4 both move pictures; give one"),
+    ],
+)
+def test_augmentation_that_cannot_be_is_refused_with_what_was_expected(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        change(FAST, changes)
+
+
+def test_what_a_user_may_change_is_every_field_but_those_that_are_the_row_s() -> None:
+    assert set(RecipeChanges.__annotations__) == {f.name for f in dataclasses.fields(Recipe)} - set(FIXED)
+    with pytest.raises(UsageError, match="no field 'times_default'"):
+        change(FAST, {"times_default": 2.0})
+
+
+def test_strong_is_fast_for_longer_with_trivialaugment_cutmix_and_an_average_of_the_weights() -> None:
+    strong, fast = (dataclasses.asdict(RECIPES[name]) for name in ("strong", "fast"))
+    assert {field: value for field, value in strong.items() if value != fast[field]} == {
+        "name": "strong",
+        "times_default": 3.0,
+        "epochs": 3 * FAST.epochs,
+        "warmup_epochs": 3 * FAST.warmup_epochs,
+        "ema_decay": 0.999,
+        "policy": "trivial",
+        "cutmix": 1.0,  # Yun et al. 2019, section 4.1: α = 1
+    }
+
+
+def test_finetune_is_fast_with_a_tenth_of_its_lr_in_a_third_of_its_epochs() -> None:
+    tuned = RECIPES["finetune"]
+    shared = {"name", "times_default", "epochs", "lr", "warmup_epochs"}
+    same = {f.name for f in dataclasses.fields(Recipe)} - shared
+    assert all(getattr(tuned, name) == getattr(FAST, name) for name in same)
+    assert tuned.lr == pytest.approx(FAST.lr / 10)
+    assert tuned.times_default == pytest.approx(FAST.times_default / 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"early_stopping": 3, "select": "last"}, "early_stopping goes by val"),
+        ({"early_stopping": 3, "swa_epochs": 2}, "early_stopping may end before"),
+        ({"ema_decay": 0.9, "swa_epochs": 2}, "both average the weights"),
+        ({"epochs": 10, "swa_epochs": 9}, r"swa_epochs=9 of 10 epochs begin before the warm-up \(2 epochs\)"),
+        ({"epochs": 10, "swa_epochs": 10}, r"swa_epochs=10: expected a value in \[0, 9\]"),
+        ({"sam_rho": 0.05, "precision": "fp16"}, "set --precision bf16 or fp32"),
+        ({"class_weights": True, "balanced": True}, "would do so twice"),
+        ({"batch_size": 16, "accumulate": 17}, r"accumulate=17: expected a value in \[1, 16\]"),
+        ({"accumulate": 0}, "accumulate=0"),
+        ({"clip_norm": -1.0}, "clip_norm=-1"),
+        ({"sam_rho": math.nan}, "sam_rho=nan"),
+        ({"early_stopping": -1}, "early_stopping=-1"),
+        ({"precision": "fp8"}, "precision='fp8'"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_with_the_reason(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        change(FAST, changes)
+
+
+@given(epochs=st.integers(2, 12), steps=st.integers(1, 9), data=st.data())
+def test_swa_keeps_the_lr_that_the_schedule_has_when_it_begins(epochs: int, steps: int, data: st.DataObject) -> None:
+    plain = change(FAST, {"epochs": epochs, "warmup_epochs": 0.0})
+    recipe = dataclasses.replace(plain, swa_epochs=data.draw(st.integers(1, epochs - 1)))
+    begin = (epochs - recipe.swa_epochs) * steps
+    for step in range(epochs * steps):
+        assert lr_at(recipe, step, steps) == lr_at(plain, min(step, begin), steps) > 0
 
 
 @pytest.mark.parametrize(
     ("pictures", "side", "device", "expected"),
     [  # the corners of the table: data of the README, and its limits
-        (1_437, 8, "cpu", Defaults("wrn_16_2", 8, 60, 64)),
-        (50_000, 32, "cpu", Defaults("wrn_16_2", 32, 10, 128)),
-        (2_000, 32, "cpu", Defaults("wrn_16_2", 32, 60, 64)),
-        (3_454, 128, "cpu", Defaults("wrn_16_1", 64, 60, 64)),
-        (80, 375, "cpu", Defaults("wrn_16_1", 64, 60, 16)),
-        (1_000_000, 500, "cpu", Defaults("wrn_16_1", 64, 10, 128)),
-        (50_000, 32, "cuda", Defaults("wrn_28_10", 32, 30, 128)),
-        (1, 1, "cpu", Defaults("wrn_16_2", 1, 60, 16)),
-        (0, 0, "cpu", Defaults("wrn_16_2", 1, 60, 16)),
+        (1_437, 8, "cpu", Defaults("wrn_16_2", 8, 60, 64, 5e-4)),
+        (50_000, 32, "cpu", Defaults("wrn_16_2", 32, 10, 128, 5e-4)),
+        (2_000, 32, "cpu", Defaults("wrn_16_2", 32, 60, 64, 2e-3)),
+        (3_454, 128, "cpu", Defaults("wrn_16_1", 64, 60, 64, 2e-3)),
+        (80, 375, "cpu", Defaults("wrn_16_1", 64, 60, 16, 2e-3)),
+        (1_000_000, 500, "cpu", Defaults("wrn_16_1", 64, 10, 128, 5e-4)),
+        (50_000, 32, "cuda", Defaults("wrn_28_10", 32, 30, 128, 5e-4)),
+        (1, 1, "cpu", Defaults("wrn_16_2", 1, 60, 16, 5e-4)),
+        (0, 0, "cpu", Defaults("wrn_16_2", 1, 60, 16, 5e-4)),
     ],
 )
 def test_the_table_of_defaults_at_its_corners(pictures: int, side: int, device: str, expected: Defaults) -> None:
     assert defaults(pictures, side, device) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "epochs", "padding"),
+    [(32, 10, 2), (32, 15, 2), (32, 16, 4), (64, 60, 8), (8, 60, 1), (8, 10, 0), (1, 1, 0)],
+)
+def test_a_short_training_shifts_its_pictures_half_as_far(size: int, epochs: int, padding: int) -> None:
+    assert recipes.crop_padding(size, epochs) == padding
 
 
 @pytest.mark.parametrize(

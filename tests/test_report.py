@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import io
 import re
 from html.parser import HTMLParser
@@ -16,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from wideresnet.evaluation import Evaluation
 from wideresnet.files import csv_text
 from wideresnet.report import figures
-from wideresnet.report.build import Subject, build
+from wideresnet.report.build import Search, Subject, build
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 HOSTILE = (
@@ -289,3 +290,45 @@ def test_tiny_pictures_are_embedded_exactly_and_large_ones_made_small() -> None:
 def test_counts_that_fit_no_class_names_are_refused() -> None:
     with pytest.raises(ValueError, match=r"shorter|longer"):
         build(Subject(title="t", command="c", evaluation=evaluated(("a", "b")), splits={"train": [1, 2, 3]}))
+
+
+def searched(num_trials: int = 12) -> Search:
+    """A search as its rows are in trials.csv: one pruned, one diverged."""
+    rows: list[dict[str, float | str | None]] = []
+    for i in range(1, num_trials + 1):
+        state = {3: "pruned", 4: "diverged"}.get(i, "done")
+        row: dict[str, float | str | None] = {"trial": i, "state": state, "score": None if i == 4 else 0.9 - 0.01 * i}
+        rows.append({**row, "best": 0.89, "epochs": 3, "seconds": 1.5, "lr": 0.01 * i, "crop_padding": i % 3})
+    importance = {"crop_padding": 0.2, "lr": 0.8}
+    return Search(trials=rows, best=1, axes={"lr": True, "crop_padding": False}, importance=importance)
+
+
+def test_a_search_shows_its_course_what_mattered_and_every_trial_best_first() -> None:
+    text = build(Subject(title="search", command="wrn train x", search=searched()))
+    page = Page(text)
+    assert page.sections() == ["search", "importance", "slices", "trials", "repeat"]
+    drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(drawings) == 3
+    for drawing in drawings:
+        assert set(re.findall(r"(?:fill|stroke): ([^;\"]+)", drawing)) <= {
+            "none",
+            *(f"var(--{name})" for name in ("accent", "ink", "soft", "faint", "line")),
+        }
+    table = text[text.index('id="importance"') : text.index('id="slices"')]
+    assert table.index(">lr<") < table.index(">crop_padding<")
+    order = re.findall(r'<th scope="row">(\d+)</th>', text[text.index('id="trials"') :])
+    assert order == ["1", "2", *map(str, range(5, 13)), "3", "4"], "done before pruned before diverged"
+
+
+def test_a_search_of_one_trial_or_without_importance_has_no_section_for_it() -> None:
+    one = searched(1)
+    page = Page(build(Subject(title="search", command="wrn train x", search=dataclasses.replace(one, importance={}))))
+    assert page.sections() == ["search", "slices", "trials", "repeat"]
+
+
+def test_a_cross_validation_shows_each_fold() -> None:
+    folds = [evaluated(("a", "b"), count) for count in (40, 30)]
+    text = build(Subject(title="folds", command="wrn train x --folds 2", evaluation=evaluated(("a", "b")), folds=folds))
+    assert "folds" in Page(text).sections()
+    table = text[text.index('id="folds"') : text.index("</section>", text.index('id="folds"'))]
+    assert re.findall(r'<th scope="row">(\d)</th><td class="count">(\d+)</td>', table) == [("1", "40"), ("2", "30")]

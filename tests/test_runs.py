@@ -12,6 +12,7 @@ from wideresnet import runs
 from wideresnet.cli import app
 from wideresnet.cli.trainings import count_or_all
 from wideresnet.errors import ModelFileError
+from wideresnet.reading import Reading
 from wideresnet.recipes import RECIPES, change
 
 CONFIG = runs.Config(
@@ -39,6 +40,30 @@ VARIANTS: list[dict[str, Any]] = [
     {"recipe": change(RECIPES["fast"], {"schedule": "one-cycle", "lr": 1e-7, "warmup_epochs": 0.1 + 0.2})},
     {"fit": "pad", "in_channels": 1, "mean": (0.25,), "std": (0.1,), "max_bad": None, "seed": -5},
     {"mean": (0.1, 0.2, 0.3), "max_bad": 7, "data": "/odd [name] -x"},
+    {"recipe": RECIPES["finetune"], "from_model": "/runs/my model.safetensors", "from_digest": "d1"},
+    {"track": ("mlflow", "tensorboard"), "recipe": change(RECIPES["fast"], {"precision": "bf16", "compile": True})},
+    {"recipe": change(RECIPES["fast"], {"accumulate": 4, "clip_norm": 0.5, "sam_rho": 0.05, "class_weights": True})},
+    {"recipe": change(RECIPES["fast"], {"swa_epochs": 3, "balanced": True})},
+    {"recipe": change(RECIPES["fast"], {"early_stopping": 5})},
+    {"recipe": RECIPES["strong"]},
+    {
+        "recipe": change(
+            RECIPES["strong"], {"policy": "none", "cutmix": 0.0, "mixup": 0.2, "zoom": 0.35, "crop_padding": 0}
+        )
+    },
+    {"recipe": change(RECIPES["fast"], {"jitter": (0.4, 0.4, 0.4, 0.1), "cutout": 8, "erasing": 0.25})},
+    {"folds": 5},
+    {"labels": 40, "reading": Reading(label_column="-a b", group_column="", download=True)},
+]
+# Of the first seven, by the version before the fields that they have at their defaults.
+DIGESTS = [
+    "a8739f2fb2b080c85420a391bdcd49ceb44398a6b5bc1a772137723ed39aceb6",
+    "01e6701d3e1ae23d947884899724a0f0e3acfa87de43384559de6dc43289edfb",
+    "2d8d2736d68251335e7a643f6367444ac0f70664797f5df60b1efef61398eff1",
+    "745d324cb76c6e717cd80619b90a5cd25f0286cd5163dfad2a4f52cc9fe71405",
+    "230343e8ee6f5f3eea978407ca43b81df55222e8fc27d4aec201b0cd5036bc73",
+    "dc55a8d591be6910ebcd88f25f71f746c595f26d70b4676ac90979f7774d6c3c",
+    "c0010d7691fbc966b980ee6183217c2662fe4f9d1c049bb12d67816723e24496",
 ]
 
 
@@ -64,8 +89,34 @@ def test_the_command_line_reads_a_config_s_command_as_that_config(changes: dict[
     assert recipe == config.recipe
     assert max_bad == config.max_bad
     expected = {f: getattr(config, f) for f in ("data", "arch", "size", "fit", "in_channels", "seed", "device")}
+    expected |= {"folds": config.folds} if config.folds else {}
     expected |= {name: getattr(config, name) for name in ("mean", "std") if getattr(config, name) is not None}
+    expected |= {"track": config.track} if config.track else {}
+    expected |= {} if config.from_model is None else {"from_model": Path(config.from_model)}
+    assert got.pop("reading", Reading()) == config.reading
+    assert got.pop("labels", None) == config.labels
     assert got == expected
+
+
+@pytest.mark.parametrize(("changes", "digest"), list(zip(VARIANTS, DIGESTS, strict=False)))
+def test_a_config_of_an_earlier_version_is_read_with_the_defaults_and_keeps_its_digest(
+    tmp_path: Path, changes: dict[str, Any], digest: str
+) -> None:
+    config = dataclasses.replace(CONFIG, **changes)
+    runs.write_config(tmp_path, config)
+    values = json.loads((tmp_path / "config.json").read_text())
+    for name in ("from_model", "from_digest", "track", "reading", "labels", "processes", "folds", "fold"):
+        del values[name]
+    values["recipe"] = {name: value for name, value in values["recipe"].items() if name in runs._FIRST}
+    assert len(values["recipe"]) == 19
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert runs.read_config(tmp_path).digest == config.digest == digest
+    assert runs.read_config(tmp_path).command == config.command
+
+
+def test_every_later_field_changes_the_digest() -> None:
+    digests = [dataclasses.replace(CONFIG, **changes).digest for changes in VARIANTS]
+    assert len(set(digests)) == len(VARIANTS)
 
 
 def test_what_is_no_config_is_refused(tmp_path: Path) -> None:

@@ -2,19 +2,25 @@
 
 import copy
 import dataclasses
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from wideresnet import training
+from wideresnet import runtime, training
 from wideresnet.errors import Diverged, Interrupted
 from wideresnet.model import WideResNetClassifier
-from wideresnet.recipes import RECIPES, Recipe, change
+from wideresnet.recipes import RECIPES, Recipe, change, lr_at
 from wideresnet.training import State, StepLoss, fit, make_optimizer, start, update_average
 
 SMALL = change(RECIPES["fast"], {"epochs": 4, "batch_size": 16, "lr": 0.05})
@@ -87,21 +93,33 @@ def test_the_best_epoch_is_kept_the_later_of_equals_or_the_last_where_the_recipe
     assert all(best for _, best in run(new_line(last), last, validate=lambda _: {"score": next(scores)}))
 
 
-def test_a_run_stopped_after_an_epoch_goes_on_bit_for_bit_dropout_too() -> None:
-    whole = new_line(dropout=0.3)
-    run(whole)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"ema_decay": 0.9},
+        {"precision": "fp16", "accumulate": 3, "clip_norm": 0.5, "swa_epochs": 3},
+        {"precision": "bf16", "accumulate": 2, "sam_rho": 0.1, "early_stopping": 3},
+    ],
+    ids=lambda changes: " ".join(changes) or "plain",
+)
+def test_a_run_stopped_after_an_epoch_goes_on_bit_for_bit_dropout_too(changes: dict[str, Any]) -> None:
+    recipe = change(SMALL, {"warmup_epochs": 1.0, **changes})
+    whole = new_line(recipe, dropout=0.3)
+    run(whole, recipe)
     kept: dict[str, Any] = {}
 
     def keep(state: State, _: bool) -> None:
         if state.epoch == 2:
             kept["tensors"] = copy.deepcopy(training.to_tensors(state))
-            kept["progress"] = {"epoch": 2, "best_score": state.best_score, "rows": list(state.rows)}
+            kept["progress"] = json.loads(json.dumps(training.to_progress(state)))
 
-    run(new_line(dropout=0.3), save=keep)
-    resumed = new_line(dropout=0.3)
+    run(new_line(recipe, dropout=0.3), recipe, save=keep)
+    resumed = new_line(recipe, dropout=0.3)
     training.from_tensors(resumed, kept["tensors"], kept["progress"])
     torch.manual_seed(123)  # whatever happened in between
-    run(resumed)
+    run(resumed, recipe)
+    assert training.to_tensors(whole).keys() == training.to_tensors(resumed).keys()
     for name, value in training.to_tensors(whole).items():
         assert torch.equal(value, training.to_tensors(resumed)[name]), name
     assert [row["val_error"] for row in whole.rows] == [row["val_error"] for row in resumed.rows]
@@ -174,3 +192,180 @@ def test_the_average_follows_its_definition_and_copies_the_buffers() -> None:
         expected = decay * expected + (1 - decay) * model.weight.detach()
     torch.testing.assert_close(average.weight.detach(), expected)
     assert torch.equal(average.running_mean, model.running_mean)  # type: ignore[arg-type]
+
+
+PLAIN = change(RECIPES["paper"], {"epochs": 1, "lr": 0.1, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0})
+
+
+def step(state: State, recipe: Recipe, batch: Any, loss: Any = squared_error) -> StepLoss:
+    return training.update(state, state.model, batch, loss, recipe, lr=recipe.lr, seed=0)
+
+
+@given(length=st.integers(1, 40), num=st.integers(1, 9))
+def test_the_parts_of_a_batch_are_all_of_it_in_order_and_of_almost_equal_length(length: int, num: int) -> None:
+    parts = list(training.in_parts(torch.arange(length), num))
+    assert torch.equal(torch.cat([part for _, part in parts]), torch.arange(length))
+    assert sum(share for share, _ in parts) == pytest.approx(1)
+    lengths = [len(part) for _, part in parts]
+    assert len(parts) == min(num, length)
+    assert max(lengths) - min(lengths) <= 1
+    assert all(share == size / length for (share, _), size in zip(parts, lengths, strict=True))
+
+
+@given(length=st.integers(1, 64), num=st.integers(2, 7))
+def test_the_gradient_of_a_batch_in_parts_is_that_of_the_whole(length: int, num: int) -> None:
+    found = []
+    for accumulate in (1, num):
+        recipe = change(PLAIN, {"batch_size": 64, "accumulate": accumulate})
+        state = start(nn.Linear(3, 1).double(), recipe)
+        with torch.no_grad():
+            for parameter in state.model.parameters():
+                parameter.fill_(0.25)
+        batch = torch.randperm(64, generator=torch.Generator().manual_seed(length))[:length]
+
+        def exact(model: nn.Module, rows: Tensor) -> StepLoss:
+            difference = model(X[rows].double()) - Y[rows].double()
+            return StepLoss(difference.square().mean(), len(rows), {"absolute_error": difference.detach().abs().sum()})
+
+        result = training.gradients(state.model, batch, exact, recipe, state.scaler)
+        gradients = torch.cat([p.grad.flatten() for p in state.model.parameters() if p.grad is not None])
+        found.append((gradients, result.mean, result.sums["absolute_error"], result.num_examples))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.5, 1e6])
+def test_a_gradient_longer_than_clip_norm_is_scaled_down_to_it_over_all_parameters(limit: float) -> None:
+    recipe = change(PLAIN, {"clip_norm": limit})
+    state = start(nn.Linear(3, 1), recipe)
+    before = copy.deepcopy(state.model)
+    squared_error(before, torch.arange(16)).mean.backward()
+    slope = torch.cat([p.grad.flatten() for p in before.parameters() if p.grad is not None])
+    assert slope.norm() > 0.5, "this test needs a steep start"
+    step(state, recipe, torch.arange(16))
+    moved = torch.cat(
+        [(new - old).flatten() for new, old in zip(state.model.parameters(), before.parameters(), strict=True)]
+    )
+    expected = slope if not 0 < limit < slope.norm() else slope * limit / slope.norm()
+    torch.testing.assert_close(moved.detach(), -0.1 * expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_sam_goes_down_the_slope_at_the_worst_weights_near_by(accumulate: int) -> None:
+    recipe = change(PLAIN, {"sam_rho": 0.3, "accumulate": accumulate})
+    line = nn.Linear(3, 1, bias=False)
+    state = start(line, recipe)
+    x, y = X.double(), Y.double()
+    w = line.weight.detach().double().clone()
+    for _ in range(5):
+        step(state, recipe, torch.arange(64))
+        slope = 2 * (x @ w.T - y).T @ x / 64  # Foret et al. 2021, algorithm 1, on least squares
+        worst = w + 0.3 * slope / slope.norm()
+        w = w - 0.1 * 2 * (x @ worst.T - y).T @ x / 64
+    torch.testing.assert_close(line.weight.detach().double(), w, rtol=1e-5, atol=1e-6)
+
+
+def test_sam_counts_a_batch_once_in_bn_and_drops_the_same_values_in_both_passes() -> None:
+    found, seen = [], list[Tensor]()
+    for rho in (0.0, 0.5):
+        recipe = change(PLAIN, {"sam_rho": rho})
+        torch.manual_seed(0)
+        dropout = nn.Dropout(0.5)
+        state = start(nn.Sequential(nn.BatchNorm1d(3), dropout, nn.Linear(3, 1)), recipe)
+        dropout.register_forward_hook(lambda _, __, out: seen.append(out == 0))
+        step(state, recipe, torch.arange(16))
+        found.append(dict(state.model.named_buffers()))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert len(seen) == 3
+    assert torch.equal(seen[1], seen[2])
+
+
+def test_swa_is_the_mean_of_the_last_epochs_at_one_lr_with_statistics_of_its_own() -> None:
+    recipe = change(SMALL, {"epochs": 5, "swa_epochs": 3, "warmup_epochs": 1.0})
+    torch.manual_seed(0)
+    state = start(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1)), recipe)
+    weights, judged = list[dict[str, Tensor]](), list[nn.Module]()
+
+    def keep(state: State, _: bool) -> None:
+        weights.append({name: value.detach().clone() for name, value in state.model.named_parameters()})
+        judged.append(copy.deepcopy(state.judged))
+
+    run(state, recipe, save=keep)
+    assert len({row["lr"] for row in state.rows[2:]}) == 1
+    assert state.rows[2]["lr"] == lr_at(recipe, 8, 4) > 0
+    assert [module.training for module in judged[2:]] == [False] * 3
+    for n in (1, 2, 3):
+        for name, value in judged[1 + n].named_parameters():
+            expected = torch.stack([weights[1 + i][name] for i in range(1, n + 1)]).mean(0)
+            torch.testing.assert_close(value, expected)
+    batches = list(line_batches(5))
+    bn = judged[-1][0]  # type: ignore[index]
+    torch.testing.assert_close(bn.running_mean, torch.stack([X[b].mean(0) for b in batches]).mean(0))
+    torch.testing.assert_close(bn.running_var, torch.stack([X[b].var(0) for b in batches]).mean(0))
+    assert bn.momentum == 0.1
+
+
+def test_training_ends_after_so_many_epochs_without_a_better_score_and_stays_ended() -> None:
+    recipe = change(SMALL, {"epochs": 9, "early_stopping": 2})
+    scores = iter([0.1, 0.5, 0.5, 0.4, 0.9, 0.9])
+    state, said = new_line(recipe), list[str]()
+    saves = run(state, recipe, validate=lambda _: {"score": next(scores)}, watch=runtime.Watch(line=said.append))
+    assert saves == [(1, True), (2, True), (3, True), (4, False)]
+    assert said == ["ended after epoch 4: no better score since epoch 2"]
+    resumed = new_line(recipe)
+    training.from_tensors(resumed, training.to_tensors(state), json.loads(json.dumps(training.to_progress(state))))
+    assert run(resumed, recipe) == []
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_is_that_of_the_multiplications_and_the_weights_stay_float32(
+    precision: str, kind: torch.dtype
+) -> None:
+    recipe = change(PLAIN, {"precision": precision})
+    state, kinds = start(nn.Linear(3, 1), recipe), list[torch.dtype]()
+    state.model.register_forward_hook(lambda _, __, out: kinds.append(out.dtype))
+    exact = start(copy.deepcopy(state.model), PLAIN)
+    step(state, recipe, torch.arange(64))
+    step(exact, PLAIN, torch.arange(64))
+    assert kinds[0] == kind
+    assert all(p.dtype == torch.float32 for p in state.model.parameters())
+    bound = 0 if precision == "fp32" else 2e-2  # bfloat16 has 8 bits
+    torch.testing.assert_close(state.model.weight, exact.model.weight, rtol=bound, atol=bound)
+
+
+def test_fp16_leaves_out_a_step_whose_scaled_gradient_overflows_and_scales_less_the_next_time() -> None:
+    recipe = change(PLAIN, {"precision": "fp16", "lr": 1e-3})
+    state = start(nn.Linear(3, 1), recipe)
+    before = copy.deepcopy(state.model.state_dict())
+
+    def steep(model: nn.Module, batch: Tensor) -> StepLoss:  # in fp16 the scaled gradient of its output overflows
+        return StepLoss((model(X[batch]) * 4).sum(), len(batch))
+
+    scale = state.scaler.get_scale()
+    assert step(state, recipe, torch.arange(64), steep).mean.isfinite()
+    assert all(torch.equal(before[name], value) for name, value in state.model.state_dict().items())
+    assert state.scaler.get_scale() == scale / 2
+    for _ in range(20):
+        step(state, recipe, torch.arange(64), steep)
+    assert not torch.equal(before["weight"], state.model.state_dict()["weight"])
+
+
+def test_a_compiled_network_learns_the_same_and_its_keys_stay() -> None:
+    recipe = change(SMALL, {"epochs": 1, "compile": True})
+    state, plain = new_line(recipe), new_line()
+    run(state, recipe)
+    run(plain, change(SMALL, {"epochs": 1}))
+    assert training.to_tensors(state).keys() == training.to_tensors(plain).keys()
+    assert state.rows[0]["train_loss"] == pytest.approx(plain.rows[0]["train_loss"], rel=1e-4)
+    assert "OptimizedModule" in type(training.compiled(state.model, recipe)).__name__
+    assert training.compiled(state.model, SMALL) is state.model
+
+
+def test_without_a_compiler_compiling_is_refused_in_one_line(tmp_path: Path) -> None:
+    words = ["train", "digits", "--compile", "--arch", "wrn_10_1", "--epochs", "1", "--device", "cpu"]
+    environment = {**os.environ, "CXX": "/nowhere/c++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "wideresnet", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "wrn: --compile: torch.compile does not work here (" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()

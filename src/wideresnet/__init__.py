@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         WideResNetError,
     )
     from wideresnet.evaluation import Evaluation
-    from wideresnet.jobs import Run, evaluate, resume, train
+    from wideresnet.jobs import Run, Tune, evaluate, find_lr, resume, resume_tune, train, tune
     from wideresnet.model import WideResidualBlock, WideResNetBackbone, WideResNetClassifier, make_wide_layer
     from wideresnet.prediction import Prediction, Predictor
     from wideresnet.prediction import Predictor as load  # noqa: N813 - read as a verb: wrn.load(path)
@@ -33,16 +33,20 @@ _PUBLIC = {  # name → (room, its name there)
     "Preprocess": ("preprocess", "Preprocess"),
     "Run": ("jobs", "Run"),
     "TrainingStopped": ("errors", "TrainingStopped"),
+    "Tune": ("jobs", "Tune"),
     "UsageError": ("errors", "UsageError"),
     "WideResNetBackbone": ("model", "WideResNetBackbone"),
     "WideResNetClassifier": ("model", "WideResNetClassifier"),
     "WideResNetError": ("errors", "WideResNetError"),
     "WideResidualBlock": ("model", "WideResidualBlock"),
     "evaluate": ("jobs", "evaluate"),
+    "find_lr": ("jobs", "find_lr"),
     "load": ("prediction", "Predictor"),
     "make_wide_layer": ("model", "make_wide_layer"),
     "resume": ("jobs", "resume"),
+    "resume_tune": ("jobs", "resume_tune"),
     "train": ("jobs", "train"),
+    "tune": ("jobs", "tune"),
 }
 
 __all__ = [
@@ -57,16 +61,20 @@ __all__ = [
     "Preprocess",
     "Run",
     "TrainingStopped",
+    "Tune",
     "UsageError",
     "WideResNetBackbone",
     "WideResNetClassifier",
     "WideResNetError",
     "WideResidualBlock",
     "evaluate",
+    "find_lr",
     "load",
     "make_wide_layer",
     "resume",
+    "resume_tune",
     "train",
+    "tune",
 ]
 
 

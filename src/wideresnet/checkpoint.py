@@ -93,6 +93,8 @@ def _model_path(path: Path) -> Path:
     if path.is_dir():
         if not (path / "model.safetensors").exists():
             hint = " Training has not finished its first epoch." if (path / "config.json").exists() else ""
+            if (path / "fold-1").is_dir():
+                hint = f" It is a cross-validation: {path / 'fold-1'} and the others beside it are its runs."
             raise ModelFileError(f"{path}: a folder without model.safetensors; expected a run or a model file.{hint}")
         return path / "model.safetensors"
     return path

@@ -8,57 +8,139 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wideresnet import augment, engines, metrics, runtime
+from wideresnet import data as data_room
 from wideresnet.data import Pictures
+from wideresnet.engines import Engine
 from wideresnet.model import WideResNetClassifier
 from wideresnet.preprocess import Preprocess
+from wideresnet.processes import ALONE, World
 from wideresnet.recipes import Recipe
 from wideresnet.training import StepLoss
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """images float32 [B, C, size, size], augmented and normalised; labels int64 [B]; both on the device."""
+    """images float32 [B, C, size, size], augmented and normalised; labels int64 [B]; both on the device.
+
+    Where images are mixed, `share` of each image is its own and the rest is from one with the label in `partners`.
+    """
 
     images: Tensor
     labels: Tensor
+    partners: Tensor | None = None  # int64 [B]
+    share: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: slice) -> "Batch":
+        partners = None if self.partners is None else self.partners[rows]
+        return Batch(self.images[rows], self.labels[rows], partners, self.share)
 
 
-def steps_per_epoch(num_pictures: int, recipe: Recipe) -> int:
+def steps_per_epoch(num_pictures: int, recipe: Recipe, world: World = ALONE) -> int:
+    """The last, short batch counts unless the recipe drops it, or it has not a picture for each process."""
     full, rest = divmod(num_pictures, recipe.batch_size)
-    return full + bool(rest and not recipe.drop_last)
+    return full + bool(rest >= world.size and not recipe.drop_last)
 
 
 def batches(
-    train: Pictures, preprocess: Preprocess, recipe: Recipe, seed: int, device: torch.device
+    train: Pictures, preprocess: Preprocess, recipe: Recipe, seed: int, device: torch.device, *, world: World = ALONE
 ) -> Callable[[int], Iterator[Batch]]:
-    """epoch (from 1) → its batches. The pictures move to the device once; all that follows happens there."""
+    """epoch (from 1) → its batches, of each the part of this process. The pictures move to the device once (those that
+    do not fit, batch by batch); all that follows happens there."""
     images, labels = train.images.to(device), train.labels.to(device)
+    shape = (images.shape[2], images.shape[3])
 
     def epoch_batches(epoch: int) -> Iterator[Batch]:
-        order = torch.randperm(len(train), generator=runtime.generator(seed, "order", epoch))
-        draws = augment.draw(len(train), flip=recipe.flip, crop_padding=recipe.crop_padding, seed=seed, epoch=epoch)
-        for index in order.split(recipe.batch_size)[: steps_per_epoch(len(train), recipe)]:
-            rows = index.to(device)
-            augmented = preprocess.normalise(augment.apply(images[rows], draws, index))
-            yield Batch(augmented.contiguous(memory_format=engines.memory_format(device)), labels[rows])
+        order, drawn = epoch_order(train.labels, runtime.generator(seed, "order", epoch), balanced=recipe.balanced)
+        draws = augment.draw(recipe, len(train), shape, seed=seed, epoch=epoch)
+        steps = steps_per_epoch(len(train), recipe, world)
+        rows_of, draws_of = (
+            [world.share(rows) for rows in whole.split(recipe.batch_size)[:steps]] for whole in (order, drawn)
+        )
+        together = zip(rows_of, draws_of, data_room.in_batches(images, rows_of), strict=True)
+        for step, (rows, index, pixels) in enumerate(together):
+            x = preprocess.normalise(augment.apply(pixels.to(device), draws, index))
+            x = augment.erase(x, draws, index)
+            mix = augment.mixing.draw(recipe.mixup, recipe.cutmix, shape, seed=seed, epoch=epoch, step=step)
+            if mix is not None:
+                x = augment.mixing.mix(x, mix)
+            x = x.contiguous(memory_format=engines.memory_format(device))
+            own = labels[rows.to(device)]
+            yield Batch(x, own) if mix is None else Batch(x, own, augment.mixing.partners(own), mix.share)
 
     return epoch_batches
 
 
-def loss(recipe: Recipe) -> Callable[[nn.Module, Batch], StepLoss]:
-    """Cross-entropy with the recipe's label smoothing (Szegedy et al. 2016, section 7), and the pictures right."""
+def epoch_order(labels: Tensor, generator: torch.Generator, *, balanced: bool = False) -> tuple[Tensor, Tensor]:
+    """int64 [N] rows of the pictures in the order of one epoch, and for each the row of the augmentation's draws.
+
+    Each picture once, with its own draws; or `balanced`: N/K pictures of each of the K classes that `labels` has, to
+    within one. Of a larger class no picture comes twice, of a smaller one each comes as often as the others to within
+    one, and each time with other draws.
+    """
+    num = len(labels)
+    if not balanced:
+        order = torch.randperm(num, generator=generator)
+        return order, order
+    classes = torch.unique(labels)
+    shares = torch.full((len(classes),), num // len(classes))
+    shares[torch.randperm(len(classes), generator=generator)[: num % len(classes)]] += 1
+    taken = list[Tensor]()
+    for label, share in zip(classes, shares.tolist(), strict=True):
+        rows = (labels == label).nonzero().flatten()
+        rounds = [torch.randperm(len(rows), generator=generator) for _ in range(-(-share // len(rows)))]
+        taken += [rows[torch.cat(rounds)[:share]]] if share else []
+    order = torch.cat(taken)[torch.randperm(num, generator=generator)]
+    return order, torch.arange(num)
+
+
+def class_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """float32 [num_classes]: N / (K · pictures of the class), K being the classes that have any, so that the mean over
+    the pictures is 1; 0 for a class without. King & Zeng 2001, and scikit-learn's "balanced"."""
+    counts = torch.bincount(labels, minlength=num_classes)
+    weights = len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1))
+    return weights * (counts > 0)
+
+
+def loss(recipe: Recipe, weights: Tensor | None = None) -> Callable[[nn.Module, Batch], StepLoss]:
+    """Cross-entropy with the recipe's label smoothing (Szegedy et al. 2016, section 7), and the pictures right.
+
+    Of mixed images the mean of both labels' losses, weighed by their shares (Zhang et al. 2018); right is the label
+    that has the larger share. `weights` [num_classes] weigh each picture by its class. The mean is over the pictures,
+    not over their weights, as torch's own `reduction="mean"` has it: a batch that happens to hold a rare picture would
+    weigh its others less, and parts of a batch would not add up to it.
+    """
+
+    def cross_entropy(answers: Tensor, labels: Tensor) -> Tensor:
+        if weights is None:
+            return F.cross_entropy(answers, labels, label_smoothing=recipe.label_smoothing)
+        each = F.cross_entropy(answers, labels, weights, label_smoothing=recipe.label_smoothing, reduction="none")
+        return each.mean()
 
     def step_loss(model: nn.Module, batch: Batch) -> StepLoss:
-        logits = model(batch.images)  # [B, num_classes]
-        mean = F.cross_entropy(logits, batch.labels, label_smoothing=recipe.label_smoothing)
-        right = (logits.detach().argmax(1) == batch.labels).sum()
-        return StepLoss(mean, len(batch.labels), {"accuracy": right})
+        answers = model(batch.images)  # [B, num_classes]
+        if answers.dtype.itemsize < 4:  # the loss is never computed in half precision
+            answers = answers.float()
+        mean, labels = cross_entropy(answers, batch.labels), batch.labels
+        if batch.partners is not None:
+            mean = batch.share * mean + (1 - batch.share) * cross_entropy(answers, batch.partners)
+            labels = batch.labels if batch.share >= 0.5 else batch.partners
+        right = (answers.detach().argmax(1) == labels).sum()
+        return StepLoss(mean, len(labels), {"accuracy": right})
 
     return step_loss
 
 
+def logits(pictures: Pictures, engine: Engine, world: World = ALONE) -> Tensor:
+    """float32 [N, num_classes] for all `pictures`, each computed by one process and known to all."""
+    mine = pictures if world.size == 1 else pictures.take(world.share(torch.arange(len(pictures))))
+    return world.gather(engine.compute(mine.images))
+
+
 def validation(
-    val: Pictures | None, preprocess: Preprocess, device: torch.device
+    val: Pictures | None, preprocess: Preprocess, device: torch.device, world: World = ALONE
 ) -> Callable[[nn.Module], dict[str, float]]:
     """model → val_loss, val_accuracy and the score that the best epoch is chosen by; nothing where there is no val."""
 
@@ -66,10 +148,10 @@ def validation(
         if val is None:
             return {}
         assert isinstance(model, WideResNetClassifier)
-        logits = engines.choose(model, preprocess, device).compute(val.images).numpy()
+        answers = logits(val, engines.choose(model, preprocess, device), world).numpy()
         labels = val.labels.numpy()
-        accuracy = float((logits.argmax(1) == labels).mean())
-        nll = metrics.negative_log_likelihood(logits, labels)
+        accuracy = float((answers.argmax(1) == labels).mean())
+        nll = metrics.negative_log_likelihood(answers, labels)
         return {"val_loss": nll, "val_accuracy": accuracy, "score": accuracy}
 
     return validate

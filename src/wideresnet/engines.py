@@ -1,24 +1,28 @@
 """Which engine computes, and why: the only place that decides. An engine is one call: uint8 pictures → logits."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from wideresnet.data import Stream
 from wideresnet.model import WideResNetClassifier
 from wideresnet.preprocess import Preprocess
 
 BATCH_SIZE = 256
+TTA = Literal["none", "flip"]  # test-time augmentation
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """`compute`: uint8 [N, C, size, size], any N → logits float32 [N, num_classes] on the CPU."""
+    """`compute`: uint8 [N, C, size, size], any N, in memory or not → logits float32 [N, num_classes] on the CPU."""
 
     name: str
     reason: str
-    compute: Callable[[Tensor], Tensor]
+    compute: Callable[[Tensor | Stream], Tensor]
 
 
 def choose(model: WideResNetClassifier, preprocess: Preprocess, device: torch.device) -> Engine:
@@ -26,7 +30,7 @@ def choose(model: WideResNetClassifier, preprocess: Preprocess, device: torch.de
     model = to_device(model, device).eval()
 
     @torch.inference_mode()
-    def compute(images: Tensor) -> Tensor:
+    def compute(images: Tensor | Stream) -> Tensor:
         parts = [
             model(preprocess.normalise(part.to(device)).contiguous(memory_format=memory_format(device))).float().cpu()
             for part in images.split(BATCH_SIZE)
@@ -34,6 +38,28 @@ def choose(model: WideResNetClassifier, preprocess: Preprocess, device: torch.de
         return torch.cat(parts) if parts else torch.empty(0, model.fc.out_features)
 
     return Engine("torch", f"torch {torch.__version__} on {device.type}", compute)
+
+
+def with_tta(engine: Engine, tta: TTA, temperature: float) -> Engine:
+    """`engine`, its answer to a picture the mean of those to several views of it: "flip", also its mirror image.
+
+    Averaged are the probabilities softmax(logits / temperature), as Simonyan & Zisserman 2015 (section 3.2) have it;
+    the logits given are those of the mean, so that the same temperature leads back to it.
+    """
+    if tta == "none":
+        return engine
+
+    def of_part(images: Tensor) -> Tensor:
+        views = torch.stack([engine.compute(view) for view in (images, images.flip(3))])  # [2, N, num_classes]
+        log_probs = torch.log_softmax(views.double() / temperature, 2)
+        return (temperature * (log_probs.logsumexp(0) - math.log(2))).float()
+
+    def compute(images: Tensor | Stream) -> Tensor:
+        parts = [of_part(part) for part in images.split(BATCH_SIZE)]
+        return torch.cat(parts) if parts else engine.compute(images)
+
+    reason = f"{engine.reason}, probabilities averaged over each picture and its mirror image"
+    return Engine(engine.name, reason, compute)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

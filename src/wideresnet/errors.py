@@ -54,6 +54,11 @@ class Interrupted(WideResNetError):  # noqa: N818 - likewise
         self.exit_code = exit_code
 
 
+def missing_extra(what: str, extra: str) -> UsageError:
+    """The one line for an extra that is not installed: what it is for, and what brings it."""
+    return UsageError(f"{what} needs an extra that is not installed: pip install 'wideresnet[{extra}]'")
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """The end of a message about an unknown name: "; did you mean 'x'?" or "; expected one of a, b, c"."""
     names = list(names)

@@ -35,6 +35,7 @@ class Evaluation:
     labels: np.ndarray  # [N], int64
     logits: np.ndarray  # [N, num_classes], float32, as the network gives them
     temperature: float = 1.0
+    tta: str = "none"  # test-time augmentation: "flip", answers averaged over each picture and its mirror image
 
     def __post_init__(self) -> None:
         count, num_classes = len(self.names), len(self.class_names)
@@ -156,6 +157,7 @@ class Evaluation:
             "data": self.data,
             "split": self.split,
             "engine": self.engine,
+            "tta": self.tta,
             "num_images": self.num_images,
             "correct": self.correct,
             "accuracy": self.accuracy,

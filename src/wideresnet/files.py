@@ -1,4 +1,5 @@
-"""Bytes ↔ disk, whole or not at all: a file written here is the old one or the new one at any instant, never a part."""
+"""Bytes ↔ disk, whole or not at all: a file written here is the old one or the new one at any instant, never a part.
+And what a file is by its first bytes, where it is not what it should be."""
 
 import contextlib
 import csv
@@ -6,12 +7,25 @@ import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from wideresnet.errors import TrainingStopped
+from wideresnet.errors import TrainingStopped, UsageError
+
+
+def cache_folder() -> Path:
+    """The folder, made if need be, of all that can be made or fetched anew: WRN_CACHE, else `wideresnet` in
+    XDG_CACHE_HOME or ~/.cache. Raises UsageError if it cannot be made."""
+    given, above = os.environ.get("WRN_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    folder = Path(given) if given else (Path(above) if above else Path.home() / ".cache") / "wideresnet"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: the cache cannot be made there: {error.strerror}; set WRN_CACHE") from error
+    return folder
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -29,7 +43,7 @@ def write_whole(path: Path, content: bytes | str) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes 0600; a model file is to be shared like any other
+        share(temporary)
         temporary.replace(path)
         _sync_folder(path.parent)
     except BaseException as error:
@@ -44,10 +58,11 @@ def write_whole(path: Path, content: bytes | str) -> None:
         ) from error
 
 
-def _umask() -> int:
+def share(temporary: Path) -> None:
+    """Gives a file that mkstemp made, 0600, the permissions of any other new file."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    temporary.chmod(0o666 & ~mask)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -62,6 +77,11 @@ def _sync_folder(folder: Path) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -81,3 +101,38 @@ def sha256(*parts: bytes | memoryview) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
+
+
+# What is looked at for an unreadable file, and what is said. The first that matches the beginning of the file counts.
+_KINDS: tuple[tuple[bytes, str], ...] = (
+    (rb"\xff\xd8\xff", "a JPEG whose header is broken or cut short"),
+    (rb"\x89PNG", "a PNG whose header is broken or cut short"),
+    (rb"GIF8", "a GIF whose header is broken or cut short"),
+    (rb"RIFF....WEBP", "a WebP whose header is broken, or that this build of Pillow cannot read"),
+    (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "a TIFF of a kind that is not read, or with a broken header"),
+    (rb"BM", "a BMP whose header is broken or cut short"),
+    (rb"....ftyp(hei|hev|mif1|msf1)", "a HEIC picture, a format not read here; convert it to JPEG or PNG"),
+    (rb"....ftypavi", "an AVIF picture, a format not read here; convert it to JPEG or PNG"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL picture, a format not read here; convert it to JPEG or PNG"),
+    (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  ", "a JPEG 2000 picture, a format not read here; convert it to JPEG or PNG"),
+    (rb"\0\0\x01\0", "an ICO icon, several pictures in one file; save the one you mean as PNG"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript document, not a picture"),
+    (rb"%PDF", "a PDF document, not a picture"),
+    (rb"PK\x03\x04|PK\x05\x06", "a ZIP archive, not a picture"),
+    (rb"\x00\x05\x16\x07", "a macOS companion file (AppleDouble), not the picture itself"),
+    (rb"version https://git-lfs", "a Git LFS pointer, not the picture itself; fetch it with `git lfs pull`"),
+    (rb"(\xef\xbb\xbf)?\s*(?i:<!doctype html|<html)", "an HTML page, not a picture (a download that failed?)"),
+    (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg", "an SVG drawing, not a raster image"),
+    (rb"\0+\Z", "nothing but zero bytes where the header should be"),
+    (rb"[\t\r\n\x20-\x7e]+\Z", "text, not a picture"),
+)
+
+
+def kind_of(head: bytes) -> str:
+    """What a file that is no readable picture is instead, by its first 512 bytes."""
+    if not head:
+        return "an empty file"
+    for pattern, kind in _KINDS:
+        if re.match(pattern, head, re.DOTALL):
+            return kind
+    return f"not a picture of a known format (it begins with {head[:8].hex(' ')})"

@@ -4,7 +4,7 @@ Nothing else prepares an image for the network: training, evaluation, prediction
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,7 @@ Fit = Literal["crop", "squash", "pad"]
 
 _LUMA = (19595, 38470, 7471)  # 0.299, 0.587, 0.114 of ITU-R 601-2 in 1/65536; they sum to 1. Pillow's "L" has the same
 _STRIP = 16  # of a picture longer than this many times its shorter side, the middle so long is all that a crop sees
+_AT_ONCE = 1 << 20  # values; all channels of up to 590 × 590 pixels
 _CHUNK_BYTES = 1 << 26  # counted at once by `channel_statistics`
 
 
@@ -93,11 +94,18 @@ class Preprocess:
             raise ValueError(
                 f"images are {images.dtype} {list(images.shape)}; expected torch.uint8 [N, {self.channels}, H, W]"
             )
-        mean, std = (
-            torch.tensor(values, dtype=torch.float32, device=images.device)[:, None, None]
-            for values in (self.mean, self.std)
-        )
+        mean, std = self._statistics(images.device)
         return (images.to(torch.float32) / 255 - mean) / std
+
+    def shown(self, x: Tensor) -> Tensor:
+        """What `normalise` was given: float32 [N, channels, H, W] → uint8, rounded and cut to bytes; for people."""
+        mean, std = self._statistics(x.device)
+        return ((x * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def _statistics(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Mean and std, float32 [channels, 1, 1]."""
+        each = (self.mean, self.std)
+        return tuple(torch.tensor(values, dtype=torch.float32, device=device)[:, None, None] for values in each)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` gives back an equal value."""
@@ -124,23 +132,28 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
         raise ValueError(
             f"images are {images.dtype} {list(images.shape)}; expected torch.uint8 [N, C, H, W], at least one"
         )
-    means, stds = [], []
+    sums = []
     for channel in images.unbind(1):  # [N, H, W]
         counts = torch.zeros(256, dtype=torch.int64, device=images.device)
         step = max(1, _CHUNK_BYTES // channel[0].numel())
         for start in range(0, len(channel), step):
             counts += torch.bincount(channel[start : start + step].flatten(), minlength=256)
-        number = channel.numel()
         total = sum(value * count for value, count in enumerate(counts.tolist()))
         squares = sum(value * value * count for value, count in enumerate(counts.tolist()))
-        means.append(total / (number * 255))
-        stds.append(max(math.sqrt(number * squares - total * total) / (number * 255), 1 / 255))
-    return tuple(means), tuple(stds)
+        sums.append((total, squares))
+    return statistics_of_sums(sums, images[:, 0].numel())
+
+
+def statistics_of_sums(sums: Sequence[Sequence[int]], num_pixels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The same from each channel's (sum of values, sum of their squares) over `num_pixels` pixels, whole numbers."""
+    means = tuple(total / (num_pixels * 255) for total, _ in sums)
+    variances = (num_pixels * squares - total * total for total, squares in sums)
+    return means, tuple(max(math.sqrt(variance) / (num_pixels * 255), 1 / 255) for variance in variances)
 
 
 def _planes(image: npt.NDArray[np.uint8], channels: int) -> Tensor:
-    """uint8 [H, W, 3] → uint8 [channels, H, W], its own memory (the image's may be read-only)."""
-    x = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+    """uint8 [H, W, 3] → uint8 [channels, H, W]; of three channels a view of the image, which nobody writes to."""
+    x = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)  # what torch takes as it is
     if channels == 3:
         return x
     red, green, blue = x.to(torch.int32)
@@ -156,15 +169,20 @@ def _cut_strip(x: Tensor) -> Tensor:
 
 
 def _scale(x: Tensor, height: int, width: int) -> Tensor:
-    """uint8 [C, H, W] → uint8 [C, height, width]. A channel at a time: a large photograph in float32 is large."""
+    """uint8 [C, H, W] → uint8 [C, height, width], its own memory.
+
+    Of a large photograph a channel at a time: in float32 it is large.
+    """
     if x.shape[1:] == (height, width):
-        return x
+        return torch.from_numpy(np.array(x.numpy(), order="C"))  # faster than torch's own copy
     if width == 1 and height > 1:
         # torch 2.14 is wrong here on the CPU (every row repeats the first), and right for the transposed picture.
         return _scale(x.transpose(1, 2), width, height).transpose(1, 2)
     scaled = torch.empty(x.shape[0], height, width, dtype=torch.uint8)
-    for plane, out in zip(x, scaled, strict=True):
-        floats = plane[None, None].to(torch.float32)
+    values = x.shape[0] * max(x[0].numel(), height * width)
+    at_once = x.shape[0] if values <= _AT_ONCE else 1  # the same bits; small ones together are half as fast again
+    for planes, out in zip(x.split(at_once), scaled.split(at_once), strict=True):
+        floats = planes[None].to(torch.float32)
         floats = F.interpolate(floats, (height, width), mode="bilinear", antialias=True, align_corners=False)
-        out.copy_(floats[0, 0].round_().clamp_(0, 255))
+        out.copy_(floats[0].round_().clamp_(0, 255))
     return scaled

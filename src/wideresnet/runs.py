@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from wideresnet import files
 from wideresnet.errors import ModelFileError, TrainingStopped, UsageError
-from wideresnet.recipes import Recipe
+from wideresnet.reading import Reading
+from wideresnet.recipes import FIXED, Recipe
 from wideresnet.recipes import find as find_recipe
 
 CONFIG, METRICS, LOG = "config.json", "metrics.csv", "log.txt"
@@ -19,7 +20,10 @@ CHECKPOINT, MODEL, REPORT = "checkpoint.safetensors", "model.safetensors", "repo
 
 
 # Fields of the recipe that follow from the data where they are not given, and so are always written out.
-_FROM_DATA = {"epochs", "batch_size", "lr", "warmup_epochs", "milestones", "flip", "crop_padding"}
+_FROM_DATA = {"epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "milestones", "flip", "crop_padding"}
+# Fields of the recipe that the first version wrote, and so every digest counts.
+_FIRST = _FROM_DATA | {"name", "momentum", "nesterov", "decay_norm_and_bias", "schedule"}
+_FIRST |= {"gamma", "label_smoothing", "ema_decay", "dropout_p", "drop_last", "select"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,18 +45,51 @@ class Config:
     engine: str
     fingerprint: str  # of the data as decoded, before it is split
     versions: Mapping[str, str]
+    # From here on fields that earlier versions did not write: each has the default that those runs had.
+    reading: Reading = Reading()  # noqa: RUF009 - frozen
+    labels: int | None = None  # pictures of each class that are trained on; None: all
+    processes: int = 1
+    from_model: str | None = None  # the model file that training began with, and the SHA-256 of it
+    from_digest: str | None = None
+    track: tuple[str, ...] = ()  # where rows go besides metrics.csv
+    folds: int = 0  # of a cross-validation; 0: none
+    fold: int = 0  # from 1: the one held out in this run; 0: none, or the folder of all of them
+
+    @property
+    def every_fold(self) -> bool:
+        """Whether this is a whole cross-validation, whose folder holds the runs of its folds."""
+        return self.folds > 0 and self.fold == 0
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything here, by which a checkpoint knows its run."""
-        return files.sha256(json.dumps(self.to_dict(), sort_keys=True).encode())
+        """SHA-256 of everything here, by which a checkpoint knows its run.
+
+        A later field counts only where it is not at its default: so a run of an earlier version keeps its digest.
+        """
+        new = {f.name for f in dataclasses.fields(self) if getattr(self, f.name) == f.default}
+        values = {name: value for name, value in self.to_dict().items() if name not in new}
+        later = {f.name: f.default for f in dataclasses.fields(Recipe) if f.name not in _FIRST}
+        values["recipe"] = {
+            name: value
+            for name, value in values["recipe"].items()
+            if name in _FIRST or (name not in FIXED and value != later[name])
+        }
+        return files.sha256(json.dumps(values, sort_keys=True).encode())
+
+    @property
+    def launcher(self) -> str:
+        """What starts as many processes as this run has."""
+        return "wrn" if self.processes == 1 else f"torchrun --nproc-per-node {self.processes} -m wideresnet"
 
     @property
     def command(self) -> str:
         """The command that repeats this run, whatever made it."""
-        words = ["wrn", "train", self.data, "--arch", self.arch, "--size", str(self.size), "--recipe", self.recipe.name]
+        words = [*shlex.split(self.launcher), "train", self.data]
+        words += ["--arch", self.arch, "--size", str(self.size), "--recipe", self.recipe.name]
         named = find_recipe(self.recipe.name)
         for field in dataclasses.fields(Recipe):
+            if field.name in FIXED:
+                continue
             value = getattr(self.recipe, field.name)
             option = field.name.replace("_", "-")
             if value == getattr(named, field.name) and (field.name not in _FROM_DATA or value == ()):
@@ -64,9 +101,14 @@ class Config:
             else:
                 words += [f"--{option}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
         words += ["--fit", self.fit, "--in-channels", str(self.in_channels), "--seed", str(self.seed)]
+        words += self.reading.words + ([] if self.labels is None else ["--labels", str(self.labels)])
         words += ["--device", self.device, "--max-bad", "all" if self.max_bad is None else str(self.max_bad)]
+        words += [] if self.from_model is None else ["--from", self.from_model]
+        words += ["--folds", str(self.folds)] if self.folds else []
         for name, values in {"mean": self.mean, "std": self.std}.items():
-            words += [f"--{name}", *map(str, values)] if values is not None else []
+            words += [f"--{name}", *map(str, values)] if values is not None and self.from_model is None else []
+        for tracker in self.track:
+            words += ["--track", tracker]
         return shlex.join(words)
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,24 +124,28 @@ def check_out(out: Path | None) -> None:
         raise UsageError(f"{out}: exists already and is not empty. {hint} another --out")
 
 
-def create(name: str, out: Path | None) -> Path:
-    """A new run folder: `out`, or runs/NAME-1, -2, …, never one that holds anything. Raises UsageError."""
+def slug(name: str) -> str:
+    """`name` as a part of a file's name."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
+
+
+def create(name: str, out: Path | None, under: str = "runs") -> Path:
+    """A new folder: `out`, or runs/NAME-1, -2, …, never one that holds anything. Raises UsageError."""
     check_out(out)
-    slug = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run"
     try:
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             return out
         number = 1
         while True:
-            folder = Path("runs") / f"{slug}-{number}"
+            folder = Path(under) / f"{slug(name)}-{number}"
             try:
                 folder.mkdir(parents=True)  # made here or not at all: two runs started together never share one
                 return folder
             except FileExistsError:
                 number += 1
     except OSError as error:
-        raise UsageError(f"{out or 'runs'}: cannot be made: {error.strerror}; choose another --out") from error
+        raise UsageError(f"{out or under}: cannot be made: {error.strerror}; choose another --out") from error
 
 
 def write_config(folder: Path, config: Config) -> None:
@@ -109,15 +155,21 @@ def write_config(folder: Path, config: Config) -> None:
 def read_config(folder: Path) -> Config:
     path = folder / CONFIG
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        recipe = values["recipe"]
-        values["recipe"] = Recipe(**{**recipe, "milestones": tuple(recipe["milestones"])})
-        values |= {key: tuple(values[key]) for key in ("mean", "std") if values[key] is not None}
-        return Config(**values)
+        return config_from(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ModelFileError(f"{folder}: not a run (no {CONFIG}); `wrn runs` lists those under runs/") from None
     except (OSError, ValueError, TypeError, KeyError, UsageError) as error:
         raise ModelFileError(f"{path}: not a run's config as this version writes it: {error}") from error
+
+
+def config_from(values: dict[str, Any]) -> Config:
+    """The reverse of `to_dict`, from JSON. Raises ValueError, TypeError, KeyError or UsageError on anything else."""
+    recipe: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values["recipe"].items()
+    }
+    read = {**values, "recipe": Recipe(**recipe), "reading": Reading(**values.get("reading", {}))}
+    read |= {key: tuple(values[key]) for key in ("mean", "std", "track") if values.get(key) is not None}
+    return Config(**read)
 
 
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,14 +1,15 @@
 """Model + batches + loss + validation → a trained model, one epoch after another. The loop, which knows no task.
 
-Read `fit` from top to bottom; there is nothing to subclass and nothing to hook. What varies is passed as a function:
-`batches(epoch)` gives batches that the loop never looks into, `loss(model, batch)` a `StepLoss`, `validate(model)` a
-row with a "score", the higher the better.
+Read `fit` from top to bottom, then `update`, one step of it; there is nothing to subclass and nothing to hook. What
+varies is passed as a function: `batches(epoch)` gives batches that the loop never looks into (it may cut one: `len`
+and a slice), `loss(model, batch)` a `StepLoss`, `validate(model)` a row with a "score", the higher the better.
 """
 
 import copy
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,27 +18,36 @@ from torch import Tensor, nn
 
 from wideresnet import runtime
 from wideresnet.errors import INTERRUPTED, TERMINATED, Diverged, Interrupted
+from wideresnet.processes import ALONE, World
 from wideresnet.recipes import Recipe, lr_at
 
 
 @dataclass(frozen=True, slots=True)
 class StepLoss:
-    """The mean loss of a batch, a scalar with its gradient; how many examples; sums over them, to be averaged."""
+    """The mean loss of a batch, a scalar with its gradient; how many examples; sums over them, to be averaged.
+
+    The mean is over the examples, however they weigh: of a batch computed in parts it is the parts' by their lengths.
+    """
 
     mean: Tensor
     num_examples: int
     sums: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+Loss = Callable[[nn.Module, Any], StepLoss]
+
+
 @dataclass(slots=True)
 class State:
-    """All that bitwise resume needs, at the end of an epoch. `average` is None without an EMA."""
+    """All that bitwise resume needs, at the end of an epoch. `average` is None without an EMA and before SWA begins."""
 
     model: nn.Module
     optimizer: torch.optim.SGD
     average: nn.Module | None
+    scaler: torch.amp.GradScaler  # of the loss in fp16; else it does nothing
     epoch: int = 0  # epochs done
     best_score: float | None = None
+    improved: int = 0  # the epoch whose score first was the best
     rows: list[dict[str, Any]] = field(default_factory=list)  # one an epoch, as in metrics.csv
 
     @property
@@ -48,13 +58,14 @@ class State:
 
 def start(model: nn.Module, recipe: Recipe) -> State:
     average = copy.deepcopy(model).eval().requires_grad_(False) if recipe.ema_decay else None
-    return State(model, make_optimizer(model, recipe), average)
+    scaler = torch.amp.GradScaler(_device(model).type, enabled=recipe.precision == "fp16")
+    return State(model, make_optimizer(model, recipe), average, scaler)
 
 
 def fit(
     state: State,
     batches: Callable[[int], Iterable[Any]],
-    loss: Callable[[nn.Module, Any], StepLoss],
+    loss: Loss,
     validate: Callable[[nn.Module], Mapping[str, float]],
     *,
     recipe: Recipe,
@@ -62,64 +73,62 @@ def fit(
     seed: int,
     save: Callable[[State, bool], None],
     watch: runtime.Watch = runtime.QUIET,
+    world: World = ALONE,
 ) -> State:
     """Trains from `state` to the recipe's last epoch; after each epoch calls `save(state, is_best)`.
+
+    Of many processes (`world`) each runs this on its part of every batch; gradients and sums are those of the whole.
 
     Raises Diverged on a loss or weights that are not finite, Interrupted on Ctrl-C or SIGTERM: in both cases what
     `save` wrote last stands. Nothing random is left between steps: what torch draws itself (dropout) is seeded at each.
     """
-    model, optimizer, average = state.model, state.optimizer, state.average
     step = state.epoch * steps_per_epoch
+    trained = compiled(state.model, recipe)
     with runtime.StopSignals() as signals:
         for epoch in range(state.epoch + 1, recipe.epochs + 1):
+            if recipe.early_stopping and state.epoch - state.improved >= recipe.early_stopping:
+                watch.line(f"ended after epoch {state.epoch}: no better score since epoch {state.improved}")
+                break
             started, num_examples, sums = time.perf_counter(), 0, dict[str, float]()
-            model.train()
+            state.model.train()
             for batch in batches(epoch):
                 lr = lr_at(recipe, step, steps_per_epoch)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                torch.manual_seed(runtime.derive_seed(seed, "step", step))
-
-                result = loss(model, batch)
+                step_seed = runtime.derive_seed(seed, "step", step, *([world.rank] if world.rank else []))
+                result = update(state, trained, batch, loss, recipe, lr=lr, seed=step_seed, world=world)
+                step += 1
                 value = result.mean.item()
                 if value - value != 0:  # NaN or infinite
                     raise Diverged(
-                        f"loss is {value} at step {step + 1} (epoch {epoch}), lr {lr:.4g}; whole epochs are kept. "
+                        f"loss is {value} at step {step} (epoch {epoch}), lr {lr:.4g}; whole epochs are kept. "
                         "Try a lower --lr, or a longer --warmup-epochs"
                     )
-                optimizer.zero_grad(set_to_none=True)
-                result.mean.backward()
-                optimizer.step()
-                step += 1
-                if average is not None:
-                    update_average(average, model, recipe.ema_decay, step)
+                if state.average is not None and recipe.ema_decay:
+                    update_average(state.average, state.model, recipe.ema_decay, step)
 
                 # Sums, not means: batches may differ in length, and a mean of means would weigh some images more.
                 num_examples += result.num_examples
                 for name, total in {"loss": value * result.num_examples, **result.sums}.items():
                     sums[name] = sums.get(name, 0.0) + float(total)
-                seconds = time.perf_counter() - started
-                means = " · ".join(f"{name} {total / num_examples:.3f}" for name, total in sums.items())
-                best = (
-                    ""
-                    if state.best_score is None or recipe.select == "last"
-                    else f" · best score {state.best_score:.3f}"
-                )
-                detail = f"{means}{best} · {num_examples / seconds:,.0f} images/s"
+                best = None if recipe.select == "last" else state.best_score
+                detail = _so_far(sums, num_examples, time.perf_counter() - started, best)
                 watch.progress(f"epoch {epoch}/{recipe.epochs}", step, recipe.epochs * steps_per_epoch, detail)
-                if signals.caught is not None:
-                    raise _interrupted(signals.caught, f"in epoch {epoch}")
+                if caught := world.largest(signals.caught or 0):  # in any process: so all stop, after the same step
+                    raise _interrupted(caught, f"in epoch {epoch}")
 
             seconds = time.perf_counter() - started
+            if (num_averaged := epoch - (recipe.epochs - recipe.swa_epochs)) > 0:
+                state.average = average_epochs(state.average, state.model, num_averaged)
+                torch.manual_seed(runtime.derive_seed(seed, "bn", epoch))
+                recompute_bn(state.average, batches(epoch), loss)
+            world.buffers_from_main(state.model, state.average)
             row: dict[str, Any] = {"epoch": epoch, "lr": lr}
             row |= {f"train_{name}": total / num_examples for name, total in sums.items()}
             row |= validate(state.judged)
             row |= {"seconds": round(seconds, 3), "images_per_s": round(num_examples / seconds, 1)}
-            if bad := [name for name, value in row.items() if value - value != 0]:
-                raise Diverged(f"{bad[0]} is {row[bad[0]]} after epoch {epoch}, lr {lr:.4g}; try a lower --lr")
-            if not all(value.isfinite().all() for value in to_tensors(state).values()):
-                raise Diverged(f"weights are not finite after epoch {epoch}, lr {lr:.4g}; try a lower --lr")
+            _check_finite(state, row)
             score = row.pop("score", None)
+            if state.best_score is None or score is None or score > state.best_score:
+                state.improved = epoch
             # Of equals the later: the learning rate has fallen further. Small val parts tie often.
             is_best = recipe.select == "last" or score is None or state.best_score is None or score >= state.best_score
             if is_best:
@@ -127,9 +136,126 @@ def fit(
             state.epoch = epoch
             state.rows.append(row)
             save(state, is_best)
-            if signals.caught is not None:  # while validating or writing
-                raise _interrupted(signals.caught, f"after epoch {epoch}")
+            if caught := world.largest(signals.caught or 0):  # while validating or writing
+                raise _interrupted(caught, f"after epoch {epoch}")
     return state
+
+
+def update(
+    state: State,
+    trained: nn.Module,
+    batch: Any,
+    loss: Loss,
+    recipe: Recipe,
+    *,
+    lr: float,
+    seed: int,
+    world: World = ALONE,
+) -> StepLoss:
+    """One step: gradients, then SGD. Where the loss is not finite the weights stay as they are.
+
+    `trained` is `state.model`, or computes as it does on the same parameters. `seed`: of what torch draws itself.
+    """
+    torch.manual_seed(seed)
+    result = gradients(trained, batch, loss, recipe, state.scaler, world=world)
+    if not result.mean.isfinite():
+        return result
+    if recipe.sam_rho:  # the gradient that counts is the one at the worst weights near by
+        with moved_uphill(state.model, recipe.sam_rho):
+            torch.manual_seed(seed)  # the same loss: dropout drops the same
+            gradients(trained, batch, loss, recipe, state.scaler, world=world)
+    state.scaler.unscale_(state.optimizer)
+    if recipe.clip_norm:
+        nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    state.scaler.step(state.optimizer)  # fp16: left out where the scaled gradient is not finite, and scaled less then
+    state.scaler.update()
+    return result
+
+
+def gradients(
+    model: nn.Module, batch: Any, loss: Loss, recipe: Recipe, scaler: torch.amp.GradScaler, *, world: World = ALONE
+) -> StepLoss:
+    """Leaves in the parameters the gradient of the mean loss of `batch`, as `scaler` scales it; → that loss, detached.
+
+    `batch` is this process's part of one that all of `world` share, and the gradient and the loss are of the whole.
+    Computed in `recipe.accumulate` parts, and equal to the whole batch's but for BN, which sees each part alone.
+    """
+    model.zero_grad(set_to_none=True)
+    device = _device(model)
+    dtype = torch.float16 if recipe.precision == "fp16" else torch.bfloat16
+    mean, num_examples, sums = torch.zeros((), device=device), 0, dict[str, Tensor]()
+    ours = 1.0 if world.size == 1 else len(batch) / world.total(len(batch))  # alone, a batch need not have a length
+    for share_of_ours, part in in_parts(batch, recipe.accumulate):
+        share = share_of_ours * ours
+        with torch.autocast(device.type, dtype, enabled=recipe.precision != "fp32"):
+            result = loss(model, part)
+        scaler.scale(result.mean * share).backward()
+        mean = mean + result.mean.detach() * share
+        num_examples += result.num_examples
+        for name, total in result.sums.items():
+            sums[name] = sums[name] + total if name in sums else total
+    world.add_gradients(model.parameters())
+    # Here, and only here, the gradient of a step is complete.
+    if world.size > 1:
+        mean, count, *totals = world.add(torch.stack([mean, mean.new_tensor(num_examples), *sums.values()]).double())
+        num_examples, sums = int(count), dict(zip(sums, totals, strict=True))
+    return StepLoss(mean, num_examples, sums)
+
+
+def in_parts(batch: Any, num: int) -> Iterator[tuple[float, Any]]:
+    """`batch` cut into `num` parts, whose lengths differ by one at most, each with its share of the whole; at most as
+    many parts as it has examples."""
+    if num == 1:
+        yield 1.0, batch
+        return
+    length = len(batch)
+    for i in range(num):
+        begin, end = length * i // num, length * (i + 1) // num
+        if begin < end:
+            yield (end - begin) / length, batch[begin:end]
+
+
+@contextmanager
+def moved_uphill(model: nn.Module, rho: float) -> Iterator[None]:
+    """While open, the weights are at w + ρ·g/|g|, g being the gradient that they hold; then at w again, and the buffers
+    (BN's statistics) as they were. Foret et al. 2021, equation 2 with p = 2 and algorithm 1; |g| over all parameters.
+    """
+    moved = [value.detach() for value in (*model.parameters(), *model.buffers())]
+    before = [value.clone() for value in moved]
+    slopes = [(p.detach(), p.grad) for p in model.parameters() if p.grad is not None]
+    length = torch.stack([slope.norm() for _, slope in slopes]).norm()
+    for weights, slope in slopes:
+        weights.add_(slope * (rho / (length + 1e-12)))
+    try:
+        yield
+    finally:
+        torch._foreach_copy_(moved, before)
+
+
+def compiled(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """`model` itself, or through torch.compile where the recipe says so: same parameters, `model` stays as it is."""
+    # Each shape is compiled for itself: there are few of them, the whole batches and the last one.
+    return torch.compile(model, dynamic=False) if recipe.compile else model  # type: ignore[return-value]
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _so_far(sums: Mapping[str, float], num_examples: int, seconds: float, best: float | None) -> str:
+    means = [f"{name} {total / num_examples:.3f}" for name, total in sums.items()]
+    scored = [] if best is None else [f"best score {best:.3f}"]
+    return " · ".join([*means, *scored, f"{num_examples / seconds:,.0f} images/s"])
+
+
+def _check_finite(state: State, row: Mapping[str, float]) -> None:
+    where = f"after epoch {row['epoch']}, lr {row['lr']:.4g}; try a lower --lr"
+    if bad := [name for name, value in row.items() if value - value != 0]:
+        raise Diverged(f"{bad[0]} is {row[bad[0]]} {where}")
+    if not all(value.isfinite().all() for value in to_tensors(state).values()):
+        raise Diverged(f"weights are not finite {where}")
 
 
 def _interrupted(number: int, where: str) -> Interrupted:
@@ -161,6 +287,44 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
         ours.copy_(theirs)
 
 
+@torch.no_grad()
+def average_epochs(average: nn.Module | None, model: nn.Module, num: int) -> nn.Module:
+    """The mean of the weights after `num` epochs, of which `average` has all but the last: SWA's, each weighs the same.
+
+    Izmailov et al. 2018, algorithm 1. BN's statistics are still to be made: `recompute_bn`.
+    """
+    if average is None:
+        return copy.deepcopy(model).eval().requires_grad_(False)
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 / num)
+    return average
+
+
+@torch.no_grad()
+def recompute_bn(model: nn.Module, batches: Iterable[Any], loss: Loss) -> None:
+    """BN's statistics ← the mean over these batches of each one's, as torch.optim.swa_utils.update_bn has it."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # torch's sign for the plain mean
+    model.train()
+    for batch in batches:
+        loss(model, batch)
+    model.eval()
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
+def to_progress(state: State) -> dict[str, Any]:
+    """The rest of the state, as JSON."""
+    return {
+        "epoch": state.epoch,
+        "best_score": state.best_score,
+        "improved": state.improved,
+        "rows": state.rows,
+    }
+
+
 def to_tensors(state: State) -> dict[str, Tensor]:
     """The state as tensors under stable names, for the checkpoint."""
     tensors = {f"model/{key}": value for key, value in state.model.state_dict().items()}
@@ -169,6 +333,8 @@ def to_tensors(state: State) -> dict[str, Tensor]:
     for name, parameter in state.model.named_parameters():
         if "momentum_buffer" in state.optimizer.state[parameter]:
             tensors[f"momentum/{name}"] = state.optimizer.state[parameter]["momentum_buffer"]
+    for name, value in state.scaler.state_dict().items():  # nothing but in fp16
+        tensors[f"scaler/{name}"] = torch.tensor(value, dtype=torch.float64)
     return tensors
 
 
@@ -179,12 +345,18 @@ def from_tensors(state: State, tensors: Mapping[str, Tensor], progress: Mapping[
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
     state.model.load_state_dict(part("model/"))
-    if state.average is not None:
-        state.average.load_state_dict(part("average/"))
+    if average := part("average/"):
+        if state.average is None:
+            state.average = copy.deepcopy(state.model).eval().requires_grad_(False)
+        state.average.load_state_dict(average)
     momentum = part("momentum/")
     for name, parameter in state.model.named_parameters():
         if name in momentum:
             buffer = torch.empty_like(parameter).copy_(momentum[name])  # in the parameter's own memory format
             state.optimizer.state[parameter]["momentum_buffer"] = buffer
+    if scaler := part("scaler/"):
+        kinds = state.scaler.state_dict()  # some are whole numbers
+        state.scaler.load_state_dict({name: type(kinds[name])(value.item()) for name, value in scaler.items()})
     state.epoch, state.best_score = progress["epoch"], progress["best_score"]
+    state.improved = progress.get("improved", 0)  # earlier versions stopped nothing early
     state.rows = list(progress["rows"])

@@ -6,7 +6,7 @@ from io import TextIOWrapper
 
 from cyclopts import App, CycloptsError, Parameter
 
-from wideresnet.cli import evaluating, overviews, predicting, trainings
+from wideresnet.cli import datas, evaluating, overviews, predicting, trainings, tuning
 from wideresnet.cli.console import say_error
 from wideresnet.errors import INTERRUPTED, MISTAKE, STOPPED, WideResNetError
 
@@ -22,6 +22,8 @@ app = App(
 )
 app.command(trainings.demo)
 app.command(trainings.train)
+app.command(tuning.tune)
+app.command(datas.data)
 app.command(overviews.runs)
 app.command(evaluating.evaluate)
 app.command(predicting.predict)
@@ -42,7 +44,7 @@ def run(tokens: list[str]) -> int:
         say_error(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        say_error("stopped; nothing was half written. A run that had begun goes on with wrn train --resume RUN")
+        say_error("stopped; nothing was half written. A run that had begun goes on with --resume RUN")
         return INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe has seen enough: `wrn predict … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

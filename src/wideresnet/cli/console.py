@@ -1,6 +1,7 @@
 """What a person sees: lines, a progress bar, tables. Results go to standard output, all else to the other."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,9 @@ def say(line: str) -> None:
 
 
 def say_error(message: str) -> None:
-    say(f"wrn: {message}")
+    """Of several processes, which torchrun has numbered, each says which it is."""
+    rank = os.environ.get("RANK")
+    say(f"wrn: {message}" if rank is None else f"wrn, process {rank}: {message}")
 
 
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:

@@ -1,13 +1,14 @@
 """`wrn evaluate`."""
 
+import dataclasses
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from wideresnet.cli.console import percent, print_json, print_table, say, watching
-from wideresnet.cli.trainings import count_or_all
+from wideresnet.cli.trainings import AS_FOUND, ReadingOptions, count_or_all
 
 if TYPE_CHECKING:
     from wideresnet.evaluation import Evaluation
@@ -19,10 +20,13 @@ def evaluate(
     /,
     *,
     split: str | None = None,
+    tta: Literal["none", "flip"] = "none",
     report: Path | None = None,
+    cache: Literal["auto", "memory", "disk", "off"] = "auto",
     json: bool = False,
     device: str = "auto",
     max_bad: str = "0",
+    reading: ReadingOptions = AS_FOUND,
 ) -> None:
     """Judge MODEL on labelled DATA: accuracy with its interval, per class, calibration, confusions; a report.
 
@@ -34,8 +38,12 @@ def evaluate(
         As in `wrn train`. Its test part is taken, else val, else all of it; on the data of training, the part held out.
     split
         One of the parts that the data has: train, val, test; all where it has none.
+    tta
+        Test-time augmentation: flip averages the probabilities of each picture and its mirror image.
     report
         Where the HTML report goes; in a run folder, evaluation.html if not given.
+    cache
+        Where decoded pictures are kept, as in `wrn train`. No figure changes with it.
     json
         Print the figures as JSON instead of a table.
     device
@@ -52,9 +60,12 @@ def evaluate(
             model,
             data,
             split=split,
+            tta=tta,
+            cache=cache,
             device=device,
             max_bad=count_or_all(max_bad),
             report_file=report,
+            **dataclasses.asdict(reading),
             command=shlex.join(["wrn", *sys.argv[1:]]),
             watch=watch,
         )

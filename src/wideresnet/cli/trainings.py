@@ -1,5 +1,7 @@
 """`wrn demo` and `wrn train`."""
 
+import dataclasses
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,13 +10,18 @@ from cyclopts import Parameter
 
 from wideresnet.cli.console import percent, watching
 from wideresnet.errors import UsageError
+from wideresnet.reading import Reading
 from wideresnet.recipes import RecipeChanges
 
 if TYPE_CHECKING:
-    from wideresnet.jobs import Run
+    from wideresnet.jobs import LrSearch, Run
 
 
-_UNTOUCHED = {"recipe": "fast", "in_channels": 3, "fit": "crop", "seed": 0, "device": "auto", "max_bad": 0}
+# One meaning of DATA: every command that takes it has these options, in one group of its help.
+ReadingOptions = Annotated[Reading, Parameter(name="*", group="Reading DATA")]
+AS_FOUND = Reading()
+
+_UNTOUCHED = {"in_channels": 3, "fit": "crop", "seed": 0, "device": "auto", "max_bad": 0, "download": False}
 
 
 def demo(*, out: Path | None = None) -> None:
@@ -41,17 +48,24 @@ def train(
     *,
     resume: Path | None = None,
     arch: str | None = None,
-    recipe: str = "fast",
+    recipe: str | None = None,
     size: int | None = None,
     in_channels: int = 3,
     fit: Literal["crop", "squash", "pad"] = "crop",
     mean: Annotated[tuple[float, ...] | None, Parameter(consume_multiple=True, negative=())] = None,
     std: Annotated[tuple[float, ...] | None, Parameter(consume_multiple=True, negative=())] = None,
+    from_model: Annotated[Path | None, Parameter(name="--from")] = None,
     seed: int = 0,
     device: str = "auto",
     out: Path | None = None,
     time_budget: str | None = None,
+    folds: int | None = None,
     max_bad: str = "0",
+    labels: int | None = None,
+    reading: ReadingOptions = AS_FOUND,
+    cache: Literal["auto", "memory", "disk", "off"] = "auto",
+    track: Annotated[tuple[str, ...] | None, Parameter(negative=())] = None,
+    find_lr: Annotated[bool, Parameter(negative=())] = False,
     changes: Annotated[RecipeChanges | None, Parameter(name="*", group="Recipe")] = None,
 ) -> None:
     """Train a network on DATA; every default follows from the data. Ends with RUN/model.safetensors and report.html.
@@ -59,13 +73,15 @@ def train(
     Parameters
     ----------
     data
-        A folder of class folders (with or without train/val/test), an .npz of arrays, or an embedded name: digits.
+        A folder of class folders (with or without train/val/test), a table (.csv, .tsv, .jsonl, .parquet), an .npz of
+        arrays, a name (digits; with --download cifar10, cifar100, svhn, …), or hf:NAME of Hugging Face.
     resume
-        Go on with this run folder, exactly where its last whole epoch ended; nothing else is given then.
+        Go on with this run or cross-validation, exactly where its last whole epoch ended; nothing else is given then.
     arch
         Network: wrn_DEPTH_WIDEN as in wrn_28_10, or wrn_28_10.paper; see `wrn models`.
     recipe
-        fast (ours, for a small budget) or paper (200 epochs, the original's).
+        fast (ours, for a small budget), strong (three times as long, stronger augmentation), paper (200 epochs, the
+        original's) or finetune (with --from, and then the default).
     size
         Side in pixels that pictures are resized to.
     in_channels
@@ -76,16 +92,29 @@ def train(
         Mean of each channel in [0, 1]; of the training pictures if not given.
     std
         Standard deviation of each channel in [0, 1]; likewise.
+    from_model
+        Begin with the weights of this run folder or model file, instead of anew: network, mean and std are its own.
     seed
         All that is random follows from it.
     device
         auto, cpu, cuda or mps.
     out
-        Run folder; runs/NAME-N if not given.
+        Run folder; runs/NAME-N if not given. With --find-lr the picture; runs/NAME-lr.png if not given.
     time_budget
         As many epochs as fit into this time: 90s, 20min, 2h.
+    folds
+        Cross-validation: train so many networks, each judged on the part of train and val that it never saw.
     max_bad
         How many unreadable pictures may be left out, or all.
+    labels
+        Train on so many pictures of each class only, drawn by the seed; val and test stay whole.
+    cache
+        Where decoded pictures are kept: memory; disk, for the next run to start at once; off, decoded anew in each
+        epoch; auto chooses by their size and what is free. No result changes with it.
+    track
+        Write each epoch's row to tensorboard or mlflow too; may be given twice.
+    find_lr
+        Train nothing: try learning rates on a network that is thrown away, suggest one, draw the curve.
     """
     from wideresnet import jobs
 
@@ -97,28 +126,48 @@ def train(
         "fit": fit,
         "mean": mean,
         "std": std,
+        "from_model": from_model,
         "seed": seed,
         "device": device,
         "out": out,
         "time_budget_s": None if time_budget is None else seconds(time_budget),
+        "folds": folds,
         "max_bad": count_or_all(max_bad),
+        "labels": labels,
+        **dataclasses.asdict(reading),
+        "track": track,
         **(changes or {}),
     }
+    options = {name: value for name, value in options.items() if value is not None or name == "max_bad"}
     with watching() as watch:
         if resume is not None:
-            if data is not None or {name: value for name, value in options.items() if value is not None} != _UNTOUCHED:
-                raise UsageError("--resume RUN stands alone: data and options are the run's own")
-            run = jobs.resume(resume, watch=watch)
+            if data is not None or find_lr or options != _UNTOUCHED:
+                raise UsageError("--resume RUN stands alone (but for --cache): data and options are the run's own")
+            run = jobs.resume(resume, cache=cache, watch=watch)
         elif data is None:
             raise UsageError("nothing to train on: wrn train DATA, or wrn train --resume RUN; try wrn train digits")
+        elif find_lr:
+            if time_budget is not None or track is not None or folds is not None:
+                raise UsageError("--find-lr trains no run; leave --time-budget, --track and --folds out")
+            _say_lr(jobs.find_lr(data, cache=cache, watch=watch, **options))
+            return
         else:
-            run = jobs.train(data, watch=watch, **options)
+            run = jobs.train(data, cache=cache, watch=watch, **options)
     _summary(run)
 
 
+def _say_lr(found: "LrSearch") -> None:
+    print(f"suggested learning rate: {found.lr:g}, a tenth of the one at which the loss was lowest")
+    print(f"curve:   {found.plot}")
+    print(f"next:    {found.command}")
+
+
 def _summary(run: "Run") -> None:
+    """Of several processes the first one speaks."""
     from wideresnet import runs
 
+    if os.environ.get("RANK", "0") != "0":
+        return
     e = run.evaluation
     low, high = e.interval
     print(
@@ -127,6 +176,9 @@ def _summary(run: "Run") -> None:
     )
     folder = shlex.quote(str(run.folder))
     print(f"report:  {run.folder / runs.REPORT}")
+    if run.folds:
+        print("next:    the same without --folds trains on all of these pictures; each fold's model is in its folder")
+        return
     print(f"next:    wrn predict {folder} PICTURE…    wrn evaluate {folder} DATA    wrn info {folder}")
 
 

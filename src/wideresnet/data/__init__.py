@@ -1,33 +1,52 @@
-"""`DATA` string → pictures in memory: read (list what is there), decode (once, by all cores), divide into parts."""
+"""`DATA` string → pictures: read (list what is there), load (decode by all cores; keep them in memory, on disk or
+nowhere), divide into parts."""
 
-from wideresnet.data.listing import Data, Listing
+from wideresnet.data import cache
+from wideresnet.data.downloads import DOWNLOADS
+from wideresnet.data.listing import BadFile, Data, Listing
+from wideresnet.data.loading import Cache, Loaded, choose, load
 from wideresnet.data.pictures import (
-    BadFile,
     Pictures,
     count_marked,
     decode,
     decode_all,
     fingerprint,
+    in_batches,
     marks,
     shorter_side,
 )
 from wideresnet.data.readers import EMBEDDED, read
-from wideresnet.data.splits import Splits, divide, twins
+from wideresnet.data.splits import Splits, divide, fold_rows, hold_out, keep_labels, twins, without_test
+from wideresnet.data.streams import Stream
+from wideresnet.data.workers import workers_watched
 
 __all__ = [
+    "DOWNLOADS",
     "EMBEDDED",
     "BadFile",
+    "Cache",
     "Data",
     "Listing",
+    "Loaded",
     "Pictures",
     "Splits",
+    "Stream",
+    "cache",
+    "choose",
     "count_marked",
     "decode",
     "decode_all",
     "divide",
     "fingerprint",
+    "fold_rows",
+    "hold_out",
+    "in_batches",
+    "keep_labels",
+    "load",
     "marks",
     "read",
     "shorter_side",
     "twins",
+    "without_test",
+    "workers_watched",
 ]

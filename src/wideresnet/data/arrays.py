@@ -49,10 +49,10 @@ def read_npz(path: Path) -> Data:
     class_names = _class_names(arrays, labels, path)
     listings = {}
     for split, (images_key, labels_key) in present.items():
-        images = _images(arrays[images_key], f"{path}: {images_key}")
+        images = as_rgb(arrays[images_key], f"{path}: {images_key}")
         if len(images) != len(labels[split]):
             raise DataError(f"{path}: {len(images)} {images_key}, but {len(labels[split])} {labels_key}")
-        listings[split] = _listing(split, images, labels[split])
+        listings[split] = listing_of(split, images, labels[split])
     return Data(path.stem, str(path.resolve()), class_names, listings)
 
 
@@ -62,15 +62,16 @@ def read_digits() -> Data:
 
     bunch = load_digits()
     gray = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8], values 0…16 in the original
-    listing = _listing(ALL, _images(gray, "digits"), bunch.target.astype(np.int64))
+    listing = listing_of(ALL, as_rgb(gray, "digits"), bunch.target.astype(np.int64))
     return Data("digits", "digits", tuple(map(str, bunch.target_names)), {ALL: listing})
 
 
-def _listing(split: str, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> Listing:
+def listing_of(split: str, images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> Listing:
+    """Pictures of an array, called "train[17]"."""
     return Listing(images, tuple(f"{split}[{i}]" for i in range(len(images))), labels)
 
 
-def _images(images: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uint8]:
+def as_rgb(images: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.uint8]:
     """As uint8 [N, H, W, 3]; one channel is shown three times, without a copy."""
     shape = f"{where}: {images.dtype} {list(images.shape)}"
     if images.dtype != np.uint8:

@@ -7,19 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from wideresnet.data.listing import ALL, Data, Listing, class_order
+from wideresnet.data.listing import ALL, SPLIT_NAMES, Data, Listing, class_order
 from wideresnet.errors import DataError
 from wideresnet.images import SUFFIXES
-
-_SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 
 
 def read_folder(root: Path) -> Data:
@@ -29,7 +19,7 @@ def read_folder(root: Path) -> Data:
     The folders are splits if all of them bear a split's name and one holds folders of its own. Raises DataError.
     """
     folders = _folders(root)
-    splits = {folder: _SPLIT_NAMES.get(folder.name.lower()) for folder in folders}
+    splits = {folder: SPLIT_NAMES.get(folder.name.lower()) for folder in folders}
     if folders and all(splits.values()) and any(_folders(folder) for folder in folders):
         tops = [(split, folder) for folder, split in splits.items() if split]
         if len({split for split, _ in tops}) < len(tops):

@@ -4,24 +4,76 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from wideresnet.errors import ImageError
+
 SPLITS = ("train", "val", "test")
 ALL = "all"  # the one split of data that has none
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What a folder or a row may call its split, in lower case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """An encoded picture that lies inside a larger file: `length` bytes of it from `start`."""
+
+    file: Path
+    start: int
+    length: int
+
+
+Source: TypeAlias = Path | bytes | Span
+"""One encoded picture: a file, its bytes, or where in a file they lie."""
+
+
+def encoded(source: Source) -> Path | bytes:
+    """What `images.decode` takes. Raises ImageError if a span cannot be read."""
+    if not isinstance(source, Span):
+        return source
+    try:
+        with source.file.open("rb") as file:
+            file.seek(source.start)
+            content = file.read(source.length)
+    except OSError as error:
+        raise ImageError(f"{source.file} cannot be read: {error.strerror}") from error
+    if len(content) < source.length:
+        raise ImageError(f"{source.file} ends {source.length - len(content)} bytes before the end of this picture")
+    return content
+
+
+@dataclass(frozen=True, slots=True)
+class BadFile:
+    """A picture that cannot be read, and why."""
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Listing:
-    """Pictures with labels. `sources`: paths, or an array uint8 [N, H, W, 3]; `labels` int64 [N] into class_names.
+    """Pictures with labels. `sources`: encoded pictures, or an array uint8 [N, H, W, 3]; `labels` int64 [N] into
+    class_names.
 
-    `names` are for people: the path below the data's folder, or "test[17]".
+    `names` are for people: the path below the data's folder, or "test[17]". `groups`, of N or of none: pictures of
+    one group (a patient, a scene) stay together when splits are made; "" is a group of its own.
     """
 
-    sources: Sequence[Path] | npt.NDArray[np.uint8]
+    sources: Sequence[Source] | npt.NDArray[np.uint8]
     names: tuple[str, ...]
     labels: npt.NDArray[np.int64]
+    groups: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -30,13 +82,14 @@ class Listing:
 @dataclass(frozen=True, slots=True, eq=False)
 class Data:
     """`name` is what a run is called after, `place` finds the data again. `splits` has "all" alone, or some of
-    train, val and test. `notes` say what was passed over."""
+    train, val and test. `notes` say what was passed over; `bad` are pictures known not to be readable, in no split."""
 
     name: str
     place: str
     class_names: tuple[str, ...]
     splits: Mapping[str, Listing]
     notes: tuple[str, ...] = ()
+    bad: tuple[BadFile, ...] = ()
 
 
 def class_order(names: set[str]) -> tuple[str, ...]:

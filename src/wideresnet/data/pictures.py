@@ -1,9 +1,10 @@
-"""Listing → one uint8 tensor, decoded once by all cores; what could not be read, by name; the digest of the data."""
+"""Listing → decoded pictures with their labels; what could not be read, by name; the digest of the data."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -11,29 +12,24 @@ import torch
 from torch import Tensor
 
 from wideresnet import files, runtime
-from wideresnet.data.listing import Data, Listing
+from wideresnet.data.decoding import Survey, survey
+from wideresnet.data.listing import BadFile, Data, Listing, encoded
+from wideresnet.data.streams import Stream, chained
 from wideresnet.errors import DataError, ImageError
-from wideresnet.images import decode as decode_image
 from wideresnet.images import size_of
-from wideresnet.preprocess import Preprocess
-
-
-@dataclass(frozen=True, slots=True)
-class BadFile:
-    """A picture that cannot be read, and why."""
-
-    name: str
-    reason: str
+from wideresnet.preprocess import Preprocess, channel_statistics, statistics_of_sums
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pictures:
-    """Decoded pictures: images uint8 [N, C, size, size], labels int64 [N], names and digests of N."""
+    """images uint8 [N, C, size, size], in memory or read when indexed; labels int64 [N]; names and digests of N, groups
+    of N or of none."""
 
-    images: Tensor
+    images: Tensor | Stream
     labels: Tensor
     names: tuple[str, ...]
     digests: tuple[bytes, ...]  # of the upright RGB pixels before resizing: equal for any two files of one picture
+    groups: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -48,9 +44,40 @@ class Pictures:
         return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
 
     def take(self, index: Tensor) -> "Pictures":
+        """Those of rows `index`. Copies pixels that are in memory; of others it reads none."""
         rows = index.tolist()
         names, digests = tuple(self.names[i] for i in rows), tuple(self.digests[i] for i in rows)
-        return Pictures(self.images[index], self.labels[index], names, digests)
+        groups = tuple(self.groups[i] for i in rows) if self.groups else ()
+        images = self.images.take(index) if isinstance(self.images, Stream) else self.images[index]
+        return Pictures(images, self.labels[index], names, digests, groups)
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation of each channel, as `channel_statistics` has them, without reading any picture twice."""
+        if not isinstance(self.images, Stream):
+            return channel_statistics(self.images)
+        sums = self.images.base.sums[self.images.rows].sum(0)  # [C, 2]
+        return statistics_of_sums(sums.tolist(), len(self) * self.images.shape[2] * self.images.shape[3])
+
+
+def joined(parts: Sequence[Pictures]) -> Pictures:
+    """All pictures of `parts`, which are kept alike, one part after another. Copies pixels that are in memory alone."""
+    tensors = [part.images for part in parts if isinstance(part.images, Tensor)]
+    streams = [part.images for part in parts if isinstance(part.images, Stream)]
+    grouped = any(part.groups for part in parts)
+    return Pictures(
+        torch.cat(tensors) if tensors else chained(streams),
+        torch.cat([part.labels for part in parts]),
+        tuple(chain.from_iterable(part.names for part in parts)),
+        tuple(chain.from_iterable(part.digests for part in parts)),
+        tuple(chain.from_iterable(part.groups or ("",) * len(part) for part in parts)) if grouped else (),
+    )
+
+
+def in_batches(images: Tensor | Stream, index: Sequence[Tensor]) -> Iterator[Tensor]:
+    """A batch uint8 [B, C, size, size] for each of `index`, in order, on the device where the pictures are."""
+    if isinstance(images, Stream):
+        return images.batches(index)
+    return (images[rows.to(images.device)] for rows in index)
 
 
 def decode(
@@ -61,42 +88,30 @@ def decode(
     Raises DataError if they do not fit into memory.
     """
     num = len(listing)
-    needed, there = num * preprocess.channels * preprocess.size**2, runtime.memory_bytes()
-    if needed > 0.8 * there:
+    needed = num * preprocess.channels * preprocess.size**2
+    there = min(0.8 * runtime.memory_bytes(), runtime.free_memory_bytes())
+    if needed > there:
         raise DataError(
-            f"{num:,} pictures of {preprocess.size}×{preprocess.size} take {needed / 1e9:,.1f} GB, "
-            f"and this machine has {there / 1e9:,.1f} GB; choose a smaller --size"
+            f"{num:,} pictures of {preprocess.size}×{preprocess.size} take {needed / 1e9:,.1f} GB, and there are "
+            f"{there / 1e9:,.1f} GB of memory for them; choose --cache disk or off, or in training a smaller --size"
         )
     images = torch.empty(num, preprocess.channels, preprocess.size, preprocess.size, dtype=torch.uint8)
-    digests: list[bytes] = [b""] * num
-    bad: dict[int, str] = {}
+    filled = 0
 
-    def work(rows: range) -> int:
-        for i in rows:
-            source = listing.sources[i]
-            try:
-                image = decode_image(source) if isinstance(source, Path) else np.ascontiguousarray(source)
-            except ImageError as error:
-                bad[i] = str(error)
-                continue
-            digests[i] = _digest(image)
-            images[i] = preprocess.resize(image)
-        return len(rows)
+    def keep(chunk: Tensor) -> None:
+        nonlocal filled
+        images[filled : filled + len(chunk)] = chunk
+        filled += len(chunk)
 
-    # Threads, not processes: Pillow and torch let go of the interpreter's lock while they work on pixels.
-    chunks = [range(start, min(start + 32, num)) for start in range(0, num, 32)]
-    pool, done = runtime.thread_pool(), 0
-    try:
-        for count in pool.map(work, chunks):
-            done += count
-            watch.progress(what, done, num, "")
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    labels = torch.from_numpy(listing.labels)
-    pictures = Pictures(images, labels, listing.names, tuple(digests))
-    if bad:
-        pictures = pictures.take(torch.tensor([i for i in range(num) if i not in bad], dtype=torch.int64))
-    return pictures, [BadFile(listing.names[i], bad[i]) for i in sorted(bad)]
+    return of_survey(listing, images, survey(listing, preprocess, keep, what=what, watch=watch))
+
+
+def of_survey(listing: Listing, images: Tensor | Stream, found: Survey) -> tuple[Pictures, list[BadFile]]:
+    """The pictures of `listing` that could be read, and the others by name. images [N, …]: of all rows."""
+    pictures = Pictures(images, torch.from_numpy(listing.labels), listing.names, found.digests, listing.groups)
+    if found.bad:
+        pictures = pictures.take(found.good)
+    return pictures, [BadFile(listing.names[i], found.bad[i]) for i in sorted(found.bad)]
 
 
 def decode_all(
@@ -106,18 +121,29 @@ def decode_all(
 
     Raises DataError with the whole list of unreadable pictures if there are more than `max_bad` (None: any number).
     """
-    parts, bad = {}, list[BadFile]()
+    parts, bad = {}, list(data.bad)
+    check_bad(data, bad, max_bad)
     for split, listing in data.splits.items():
-        what = "reading pictures" if len(data.splits) == 1 else f"reading {split} pictures"
-        parts[split], unreadable = decode(listing, preprocess, what=what, watch=watch)
+        parts[split], unreadable = decode(listing, preprocess, what=reading(data, split), watch=watch)
         bad += unreadable
+    return parts, check_bad(data, bad, max_bad)
+
+
+def reading(data: Data, split: str) -> str:
+    """What a person who waits is told."""
+    return "reading pictures" if len(data.splits) == 1 else f"reading {split} pictures"
+
+
+def check_bad(data: Data, bad: Sequence[BadFile], max_bad: int | None) -> list[str]:
+    """A note to a person if pictures were left out. Raises DataError with all of them if they are too many."""
     lines = "\n".join(f"  {file.name}: {file.reason}" for file in bad)
     if max_bad is not None and len(bad) > max_bad:
+        num = sum(map(len, data.splits.values())) + len(data.bad)
         raise DataError(
-            f"{data.place}: {len(bad)} of {sum(map(len, data.splits.values()))} pictures cannot be read:\n{lines}\n"
+            f"{data.place}: {len(bad)} of {num} pictures cannot be read:\n{lines}\n"
             f"Mend or remove them, or go on without them: --max-bad {len(bad)} (or --max-bad all)"
         )
-    return parts, [f"left out, unreadable: {len(bad)}\n{lines}"] if bad else []
+    return [f"left out, unreadable: {len(bad)}\n{lines}"] if bad else []
 
 
 def shorter_side(listings: Iterable[Listing], at_most: int = 500) -> int:
@@ -130,9 +156,9 @@ def shorter_side(listings: Iterable[Listing], at_most: int = 500) -> int:
         if isinstance(listing.sources, np.ndarray):
             sides += [min(listing.sources.shape[1:3])] * len(listing)
             continue
-        for path in listing.sources[:: max(1, len(listing) // at_most)]:
+        for source in listing.sources[:: max(1, len(listing) // at_most)]:
             try:
-                sides.append(min(size_of(path)))
+                sides.append(min(size_of(encoded(source))))
             except ImageError:
                 continue
     return int(np.median(sides)) if sides else 0
@@ -151,14 +177,12 @@ def count_marked(pictures: Pictures, marked: Tensor) -> int:
 
 
 def fingerprint(class_names: Sequence[str], parts: Mapping[str, Pictures]) -> str:
-    """SHA-256 over class names, names of parts, and each picture's digest and label, in order: what this data is,
-    wherever it lies."""
+    """SHA-256 over class names, names of parts, and each picture's digest, label and group, in order: what this data
+    is, wherever it lies."""
     digest = hashlib.sha256("\n".join(class_names).encode())
     for split, pictures in parts.items():
         digest.update(split.encode())
         digest.update(files.sha256(*pictures.digests, pictures.labels.numpy().tobytes()).encode())
+        if pictures.groups:  # splits that are made follow from them too
+            digest.update(json.dumps(pictures.groups).encode())
     return digest.hexdigest()
-
-
-def _digest(image: npt.NDArray[np.uint8]) -> bytes:
-    return hashlib.blake2b(str(image.shape).encode() + image.tobytes(), digest_size=16).digest()

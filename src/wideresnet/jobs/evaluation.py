@@ -3,11 +3,12 @@
 import dataclasses
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from wideresnet import data as data_room
-from wideresnet import files, report, runtime
+from wideresnet import engines, files, recipes, report, runtime
 from wideresnet.checkpoint import Card
 from wideresnet.data import Data, Pictures
 from wideresnet.data.listing import ALL, SPLITS
@@ -15,15 +16,24 @@ from wideresnet.dialects import arch_name
 from wideresnet.errors import DataError, UsageError, nearest
 from wideresnet.evaluation import Evaluation
 from wideresnet.prediction import Predictor
+from wideresnet.reading import Reading
 
 
+@data_room.workers_watched()
 def evaluate(
     model: str | Path,
     data: str | Path,
     *,
     split: str | None = None,
+    tta: engines.TTA = "none",
+    cache: data_room.Cache = "auto",
     device: str = "auto",
     max_bad: int | None = 0,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+    group_column: str | None = None,
+    download: bool = False,
     report_file: str | Path | None = None,
     command: str | None = None,
     watch: runtime.Watch = runtime.PRINT,
@@ -31,17 +41,31 @@ def evaluate(
     """Judges `model` on `data`: its test part, or val, or all of it where it has no parts.
 
     Where the data has no parts and is what the model was trained on, the parts are those of training, so that no
-    picture the model has seen is counted. Classes are matched by name. Writes an HTML report if `report_file` is
-    given. Raises ModelFileError, UsageError, DataError (a class that the model does not know, unreadable pictures).
+    picture the model has seen is counted. Classes are matched by name. `tta="flip"` averages the answers to each
+    picture and its mirror image, and is named beside every figure. cache: as in `train`; no figure changes with
+    it. The columns and download: see `Reading`. Writes an HTML report if `report_file` is given. Raises ModelFileError,
+    UsageError, DataError (a class that the model does not know, unreadable pictures).
     """
     if report_file is not None and (Path(report_file).is_dir() or not Path(report_file).absolute().parent.is_dir()):
         raise UsageError(f"--report {report_file}: expected a file in a folder that exists")
+    if tta not in (known := get_args(engines.TTA)):
+        raise UsageError(f"--tta {tta}{nearest(tta, known)}")
     predictor = Predictor(model, device)
     card = predictor.card
-    listing = data_room.read(data)
-    parts, notes = data_room.decode_all(listing, card.preprocess, max_bad=max_bad, watch=watch)
-    fingerprint = data_room.fingerprint(listing.class_names, parts)
-    parts = _with_labels_of(parts, listing, card.class_names)
+    reading = Reading(
+        image_column=image_column,
+        label_column=label_column,
+        split_column=split_column,
+        group_column=group_column,
+        download=download,
+    )
+    engine = engines.with_tta(predictor.engine, tta, card.temperature)
+    listing = data_room.read(data, reading, watch)
+    loaded = data_room.load(listing, card.preprocess, cache=cache, max_bad=max_bad, watch=watch)
+    watch.line(f"{sum(map(len, loaded.parts.values())):,} pictures, {loaded.kept}")
+    notes = loaded.notes
+    fingerprint = data_room.fingerprint(listing.class_names, loaded.parts)
+    parts = _with_labels_of(loaded.parts, listing, card.class_names)
     parts, found = _parts_of_training(parts, fingerprint, card)
     notes += found
     split = split or next(name for name in ("test", "val", ALL, "train") if name in parts)
@@ -53,28 +77,33 @@ def evaluate(
     seen = data_room.count_marked(pictures, predictor.extra["seen"]) if "seen" in predictor.extra else 0
     if seen:
         notes.append(f"{seen} of these {len(pictures)} pictures were trained on, which flatters the figures")
+    if tta == "flip" and not recipes.flips_are_safe(card.class_names):
+        notes.append("--tta flip: by their names, some classes look like others, or like none, in the mirror")
     for note in notes:
         watch.line(f"note: {note}")
     evaluation = Evaluation(
         data=Path(listing.place).name,
         split=split,
-        engine=predictor.engine.reason,
+        engine=engine.reason,
         class_names=card.class_names,
         names=pictures.names,
         labels=pictures.labels.numpy(),
-        logits=predictor.engine.compute(pictures.images).numpy(),
+        logits=engine.compute(pictures.images).numpy(),
         temperature=card.temperature,
+        tta=tta,
     )
     if report_file is not None:
+        with_tta = [] if tta == "none" else ["--tta", tta]
         subject = report.Subject(
             title=f"{listing.name}: {arch_name(dict(card.architecture))}",
-            command=command or f"wrn evaluate {shlex.quote(str(model))} {shlex.quote(str(data))}",
+            command=command or shlex.join(["wrn", "evaluate", str(model), str(data), *with_tta]),
             facts=[
                 ("Model", str(model)),
                 ("Network", arch_name(dict(card.architecture))),
                 ("Data", listing.place),
                 ("Pictures", f"resized to {card.preprocess.size}×{card.preprocess.size}, {card.preprocess.fit}"),
-                ("Computed by", predictor.engine.reason),
+                ("Computed by", engine.reason),
+                ("Test-time augmentation", tta),
             ],
             evaluation=evaluation,
             pictures=pictures.shown,
@@ -96,9 +125,22 @@ def _with_labels_of(parts: dict[str, Pictures], data: Data, class_names: tuple[s
             row = int((labels < 0).nonzero()[0])
             name = data.class_names[pictures.labels[row]]
             where = f"{data.place}: {pictures.names[row]}"
+            if _are_numbers(data.class_names) != _are_numbers(class_names):
+                raise DataError(
+                    f"{where}: class {name!r} is none of the model's. Labels are numbers in one and names in the "
+                    f"other: here {_some(data.class_names)}, in the model {_some(class_names)}. Write the model's"
+                )
             raise DataError(f"{where}: class {name!r} is none of the model's{nearest(name, class_names)}")
         relabelled[split] = dataclasses.replace(pictures, labels=labels)
     return relabelled
+
+
+def _are_numbers(class_names: tuple[str, ...]) -> bool:
+    return all(name.removeprefix("-").isdecimal() for name in class_names)
+
+
+def _some(class_names: tuple[str, ...]) -> str:
+    return ", ".join(class_names[:3]) + (", …" if len(class_names) > 3 else "")
 
 
 def _parts_of_training(
@@ -107,5 +149,10 @@ def _parts_of_training(
     """The parts made in training, if these are the pictures of training and have no parts of their own."""
     if set(parts) >= set(SPLITS) or card.trained.get("fingerprint") != fingerprint:
         return parts, []
-    made = data_room.divide(parts, card.trained["seed"], keep_val=card.trained["recipe"]["select"] == "best")
+    folds, fold, seed = card.trained.get("folds", 0), card.trained.get("fold", 0), card.trained["seed"]
+    if fold and "test" in parts:  # which no fold was trained on
+        return parts, []
+    if fold:
+        parts = data_room.hold_out(parts, card.class_names, fold=fold, folds=folds, seed=seed)
+    made = data_room.divide(parts, seed, keep_val=card.trained["recipe"]["select"] == "best")
     return dict(made.parts), [f"this is the data of training; its own split is used: {made.note}"]

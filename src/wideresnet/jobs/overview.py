@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from wideresnet import runs, runtime
+from wideresnet import metrics, runs, runtime
 from wideresnet.checkpoint import load_model, read_card
 from wideresnet.dialects import ARCHITECTURES, arch_name, parse_arch
 from wideresnet.errors import ModelFileError, UsageError
@@ -46,7 +46,7 @@ def list_runs(folder: str | Path = "runs") -> list[dict[str, Any]]:
     for run in runs.find(folder):
         try:
             config = runs.read_config(run)
-            progress = _progress(run, config.recipe.epochs)
+            progress = _progress_of_folds(run, config) if config.every_fold else _progress(run, config.recipe.epochs)
         except (ModelFileError, ValueError, OSError) as error:
             rows.append({"run": run.name, "data": f"unreadable: {error}"})
             continue
@@ -64,18 +64,30 @@ def list_runs(folder: str | Path = "runs") -> list[dict[str, Any]]:
 
 
 def _progress(run: Path, epochs: int) -> dict[str, Any]:
-    metrics = list(csv.DictReader((run / runs.METRICS).open(encoding="utf-8"))) if (run / runs.METRICS).exists() else []
-    best = max((float(row["val_accuracy"]) for row in metrics if row.get("val_accuracy")), default=None)
+    rows = list(csv.DictReader((run / runs.METRICS).open(encoding="utf-8"))) if (run / runs.METRICS).exists() else []
+    best = max((float(row["val_accuracy"]) for row in rows if row.get("val_accuracy")), default=None)
     figures: dict[str, Any] = {}
     if (run / runs.MODEL).exists():
         figures = dict(read_card(run / runs.MODEL).figures)
     return {
-        "epochs": f"{len(metrics)}/{epochs}",
+        "epochs": f"{len(rows)}/{epochs}",
         "val_accuracy": best,
         "split": figures.get("split"),
         "accuracy": figures.get("accuracy"),
         "interval": figures.get("accuracy_interval"),
     }
+
+
+def _progress_of_folds(run: Path, config: runs.Config) -> dict[str, Any]:
+    """As `_progress`, of a cross-validation: folds done, and the figures over all their held-out pictures."""
+    models = [run / f"fold-{k}" / runs.MODEL for k in range(1, config.folds + 1)]
+    done = [figures for model in models if model.exists() and (figures := read_card(model).figures)]
+    progress: dict[str, Any] = {"epochs": f"{len(done)}/{config.folds} folds", "val_accuracy": None, "split": None}
+    if len(done) == config.folds:
+        correct, num = (sum(figures[key] for figures in done) for key in ("correct", "num_images"))
+        interval = list(metrics.accuracy_interval(correct, num))
+        progress |= {"split": "held-out", "accuracy": correct / num, "interval": interval}
+    return progress
 
 
 def describe_model(model: str | Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,9 +14,26 @@ from wideresnet import data as data_room
 from wideresnet.data import Data, Pictures, Splits
 from wideresnet.dialects import parse_arch
 from wideresnet.errors import DataError, UsageError
+from wideresnet.jobs import transfer
+from wideresnet.jobs.planning import check_values_of_bn
+from wideresnet.jobs.transfer import Source
 from wideresnet.model import WideResNetClassifier
-from wideresnet.preprocess import Preprocess, channel_statistics
-from wideresnet.recipes import Recipe
+from wideresnet.preprocess import Preprocess
+from wideresnet.processes import ALONE, World, synchronise_bn
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """The pictures of a config, read once, before it is decided what is trained on; `given` has no statistics yet."""
+
+    name: str  # of the data, which a run is called after
+    class_names: tuple[str, ...]
+    parts: Mapping[str, Pictures]
+    given: Preprocess
+    fingerprint: str
+    notes: tuple[str, ...]
+    kept: str  # how the pictures are kept, in words
+    source: Source | None  # the model that training begins with
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,11 +41,15 @@ class Prepared:
     """Everything that a training needs, made from the config and the data alone."""
 
     config: runs.Config
+    name: str  # of the data, which a run is called after
     class_names: tuple[str, ...]
     splits: Splits
     preprocess: Preprocess
     notes: tuple[str, ...]
+    kept: str  # how the pictures are kept, in words
     watch: runtime.Watch
+    world: World = ALONE
+    source: Source | None = None  # the model that training begins with
 
     @property
     def train(self) -> Pictures:
@@ -46,53 +67,59 @@ class Prepared:
             "in_channels": self.config.in_channels,
         }
         model = WideResNetClassifier(len(self.class_names), **parse_arch(self.config.arch), **options)
+        if self.config.recipe.sync_bn and self.world.size > 1:
+            synchronise_bn(model)
+        if self.source is not None:
+            transfer.take_over(model, self.class_names, self.source)
         return training.start(engines.to_device(model, self.device), self.config.recipe)
 
+    def batches(self) -> Callable[[int], Iterator[classification.Batch]]:
+        config = self.config
+        return classification.batches(
+            self.train, self.preprocess, config.recipe, config.seed, self.device, world=self.world
+        )
 
-def check_class_sets(listing: Data) -> None:
-    """Every class of val and test must be one of train's. Raises DataError naming the others."""
-    if "train" not in listing.splits:
-        return
-    known = set(listing.splits["train"].labels.tolist())
-    for split, pictures in listing.splits.items():
-        for label in sorted(set(pictures.labels.tolist()) - known):
-            count, name = int((pictures.labels == label).sum()), listing.class_names[label]
-            raise DataError(
-                f"{listing.place}: {split} has class {name!r} ({count} pictures), which train does not have. "
-                f"Classes of train: {', '.join(listing.class_names[i] for i in sorted(known))}. "
-                f"Rename or remove the folder, or add {name!r} to train"
-            )
+    def loss(self) -> training.Loss:
+        recipe, weights = self.config.recipe, None
+        if recipe.class_weights:
+            weights = classification.class_weights(self.train.labels, len(self.class_names)).to(self.device)
+        return classification.loss(recipe, weights)
 
 
-def make_recipe(
-    name: str,
-    changes: Mapping[str, Any],
+def with_epochs(prepared: Prepared, epochs: int, changes: Mapping[str, Any]) -> Prepared:
+    """The same for so many epochs: the schedule stays whole, and what follows from their number follows, but for what
+    the user has given (`changes`)."""
+    config, given = prepared.config, {field: value for field, value in changes.items() if value is not None}
+    wanted: dict[str, Any] = {field: given[field] for field in ("warmup_epochs", "milestones") if field in given}
+    if config.recipe.times_default and not {"crop_padding", "zoom"} & given.keys():
+        wanted |= {"crop_padding": recipes.crop_padding(config.size, epochs)}
+    fitted = recipes.change(config.recipe, {**wanted, "epochs": epochs})
+    return dataclasses.replace(prepared, config=dataclasses.replace(config, recipe=fitted))
+
+
+def prepare(
+    config: runs.Config,
+    listing: Data,
+    watch: runtime.Watch,
     *,
-    default: recipes.Defaults,
-    size: int,
-    class_names: Sequence[str],
-    num_train: int,
-) -> Recipe:
-    """The named recipe, what the data says of it, then what the user says."""
-    base = recipes.find(name)
-    from_data: dict[str, Any] = {"flip": recipes.flips_are_safe(class_names), "crop_padding": size // 8}
-    if name == "fast":  # the paper's epochs and batch size are its own
-        from_data |= {"epochs": default.epochs, "batch_size": default.batch_size}
-    given = {field: value for field, value in changes.items() if value is not None}
-    wanted = {**from_data, **given}
-    wanted["batch_size"] = min(wanted.get("batch_size", base.batch_size), num_train)
-    if name == "fast":  # in proportion: Goyal et al. 2017, section 2.1
-        wanted.setdefault("lr", base.lr * wanted["batch_size"] / base.batch_size)
-    made = recipes.change(base, wanted)
-    if made.batch_size * (-(-size // 4)) ** 2 < 2:
-        raise UsageError(f"batch_size={made.batch_size} at {size} pixels: BN needs more than one value of each channel")
-    if made.crop_padding >= size:
-        raise UsageError(f"crop_padding={made.crop_padding}: must be below the size of the pictures, {size}")
-    return made
+    source: Source | None = None,
+    cache: data_room.Cache = "auto",
+    world: World = ALONE,
+) -> Prepared:
+    """Reads, decodes and splits the data as `config` says; the same for a new run and for one that goes on, however
+    `cache` says that pixels are kept."""
+    return divided(config, decoded(config, listing, watch, source=source, cache=cache), watch, world=world)
 
 
-def prepare(config: runs.Config, listing: Data, watch: runtime.Watch) -> Prepared:
-    """Reads, decodes and splits the data as `config` says; the same for a new run and for one that goes on."""
+def decoded(
+    config: runs.Config,
+    listing: Data,
+    watch: runtime.Watch,
+    *,
+    source: Source | None = None,
+    cache: data_room.Cache = "auto",
+) -> Decoded:
+    """The dear half of `prepare`: several runs on the same pictures, as folds are, do it once."""
     channels = config.in_channels
     if channels not in (1, 3):
         raise UsageError(f"in_channels={channels}: expected 3 (colour) or 1 (grey)")
@@ -106,15 +133,57 @@ def prepare(config: runs.Config, listing: Data, watch: runtime.Watch) -> Prepare
         given = Preprocess(size=config.size, mean=mean, std=std, fit=config.fit)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    parts, notes = data_room.decode_all(listing, given, max_bad=config.max_bad, watch=watch)
-    fingerprint = data_room.fingerprint(listing.class_names, parts)
-    parts, class_names, dropped = _drop_unreadable_classes(parts, listing.class_names)
-    notes = [*listing.notes, *notes, *dropped, *data_room.twins(parts, class_names)]
+
+    def load(prepare: Preprocess) -> Decoded:
+        loaded = data_room.load(listing, prepare, cache=cache, max_bad=config.max_bad, watch=watch)
+        parts = loaded.parts
+        fingerprint = data_room.fingerprint(listing.class_names, parts)
+        parts, class_names, dropped = _drop_unreadable_classes(parts, listing.class_names)
+        notes = [*listing.notes, *loaded.notes, *dropped, *data_room.twins(parts, class_names)]
+        return Decoded(listing.name, class_names, parts, prepare, fingerprint, tuple(notes), loaded.kept, source)
+
+    if config.fit == "pad" and config.mean is None:
+        # What is padded is the mean colour, in training as in prediction; so the mean comes first, from whole pictures.
+        whole, _ = split(config, load(dataclasses.replace(given, fit="squash")))
+        given = dataclasses.replace(given, mean=whole.parts["train"].statistics()[0])
+    return load(given)
+
+
+def divided(config: runs.Config, data: Decoded, watch: runtime.Watch, *, world: World = ALONE) -> Prepared:
+    """The cheap half of `prepare`: what is trained on, chosen by and judged on; with its statistics."""
+    splits, notes = split(config, data)
+    if data.source is not None:
+        notes += transfer.notes(data.source, data.class_names, splits)
+    mean, std = splits.parts["train"].statistics()
+    mean = config.mean or (data.given.mean if config.fit == "pad" else mean)
+    return Prepared(
+        config=dataclasses.replace(config, fingerprint=data.fingerprint),
+        name=data.name,
+        class_names=data.class_names,
+        splits=splits,
+        preprocess=dataclasses.replace(data.given, mean=mean, std=config.std or std),
+        notes=(*data.notes, *notes),
+        kept=data.kept,
+        watch=watch,
+        world=world,
+        source=data.source,
+    )
+
+
+def split(config: runs.Config, data: Decoded) -> tuple[Splits, list[str]]:
+    """The parts of a run, and what a person should know of them."""
+    parts, note = data.parts, ""
+    if config.fold:
+        parts = data_room.hold_out(parts, data.class_names, fold=config.fold, folds=config.folds, seed=config.seed)
+        kept = "groups and identical pictures" if parts["train"].groups else "identical pictures"
+        note = f"fold {config.fold} of {config.folds} held out as test, stratified, {kept} together; "
     splits = data_room.divide(parts, config.seed, keep_val=config.recipe.select == "best")
-    mean, std = channel_statistics(splits.parts["train"].images)
-    preprocess = dataclasses.replace(given, mean=config.mean or mean, std=config.std or std)
-    config = dataclasses.replace(config, fingerprint=fingerprint)
-    return Prepared(config, class_names, splits, preprocess, tuple(notes), watch)
+    splits = dataclasses.replace(splits, note=note + splits.note)
+    notes = _never_judged(splits, data.class_names)
+    if config.labels is not None:
+        splits, found = _few_labels(splits, config.labels, config.seed, data.class_names)
+        notes += found
+    return splits, notes
 
 
 def _drop_unreadable_classes(
@@ -139,29 +208,65 @@ def _drop_unreadable_classes(
     return kept, tuple(class_names[label] for label in present), [note]
 
 
+def _few_labels(splits: Splits, num: int, seed: int, class_names: Sequence[str]) -> tuple[Splits, list[str]]:
+    """Train with `num` different pictures of each class; the other parts as they are."""
+    whole = splits.parts["train"]
+    train = data_room.keep_labels(whole, num, seed)
+    notes = [f"{len(train):,} of {len(whole):,} pictures are trained on: {num} of each class, seed {seed}"]
+    counts = train.counts(len(class_names))
+    if fewer := [f"{class_names[label]} ({count})" for label, count in enumerate(counts) if count < num]:
+        notes.append(f"fewer than {num} different pictures to train on, all taken: class {', '.join(fewer)}")
+    return dataclasses.replace(splits, parts={**splits.parts, "train": train}), notes
+
+
+def _never_judged(splits: Splits, class_names: Sequence[str]) -> list[str]:
+    """A note on classes that train has and the part that is judged on has not."""
+    held_out = splits.parts.get("test", splits.parts.get("val"))
+    if held_out is None:
+        return []
+    counts = zip(
+        class_names, splits.parts["train"].counts(len(class_names)), held_out.counts(len(class_names)), strict=True
+    )
+    lacking = [f"{name} ({train})" for name, train, held in counts if train and not held]
+    return [f"trained on, but without a picture to be judged on: class {', '.join(lacking)}"] if lacking else []
+
+
 def fit_to_data(prepared: Prepared) -> Prepared:
-    """A batch is never larger than the train part."""
-    recipe, num_train = prepared.config.recipe, len(prepared.train)
-    if recipe.batch_size <= num_train:
-        return prepared
-    recipe = dataclasses.replace(recipe, batch_size=num_train)
-    return dataclasses.replace(prepared, config=dataclasses.replace(prepared.config, recipe=recipe))
+    """A batch is never larger than the train part. Raises UsageError if it has not a picture for each process."""
+    config, world, num_train = prepared.config, prepared.world, len(prepared.train)
+    batch_size = min(config.recipe.batch_size, num_train)
+    recipe = dataclasses.replace(
+        config.recipe, batch_size=batch_size, accumulate=min(config.recipe.accumulate, batch_size)
+    )
+    if batch_size < world.size:
+        raise UsageError(
+            f"{world.size} processes for batches of {batch_size} pictures ({num_train} to train on): each needs "
+            f"one at least; start at most {batch_size} processes"
+        )
+    rest = 0 if recipe.drop_last else num_train % batch_size
+    smallest = (rest if rest >= world.size else batch_size) // world.size  # of the batches, one process's part
+    if world.size > 1 and smallest < recipe.accumulate:  # each part is one message of BN: all must send as many
+        raise UsageError(
+            f"accumulate={recipe.accumulate}: the smallest batch leaves {smallest} pictures to each of {world.size} "
+            "processes; give fewer parts, or --drop-last"
+        )
+    fewest = max(1, smallest // recipe.accumulate)
+    check_values_of_bn(fewest, config.size, f"batch_size={batch_size}, a part of a batch being {fewest},")
+    return dataclasses.replace(prepared, config=dataclasses.replace(config, recipe=recipe))
 
 
 def seconds_per_epoch(prepared: Prepared) -> float:
     """Measured on a network that is thrown away: for the time said, and for a time budget; nothing else follows it."""
     recipe = prepared.config.recipe
-    state = prepared.new_state()
-    step_loss = classification.loss(recipe)
+    state, step_loss = prepared.new_state(), prepared.loss()
+    trained = training.compiled(state.model, recipe)
     seconds = []
-    batches = classification.batches(prepared.train, prepared.preprocess, recipe, 0, prepared.device)
     started = time.perf_counter()  # before a batch is made: making it is part of the work
-    for batch in islice(batches(1), 3):
-        step_loss(state.model, batch).mean.backward()
-        state.optimizer.step()
+    for batch in islice(prepared.batches()(1), 3):
+        training.update(state, trained, batch, step_loss, recipe, lr=0.0, seed=0, world=prepared.world)
         next(state.model.parameters()).sum().item()  # waits until the device has done it
         seconds.append(time.perf_counter() - started)
         started = time.perf_counter()
-    steps = classification.steps_per_epoch(len(prepared.train), recipe)
+    steps = classification.steps_per_epoch(len(prepared.train), recipe, prepared.world)
     val_steps = len(prepared.splits.parts.get("val", ())) / recipe.batch_size / 3  # forward alone: about a third
-    return min(seconds) * (steps + val_steps)
+    return prepared.world.from_main(min(seconds) * (steps + val_steps))

@@ -25,6 +25,16 @@ TINY_PX = 64  # up to here a picture is kept pixel by pixel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Search:
+    """What a search for hyper-parameters found, for its sections."""
+
+    trials: Sequence[figures.Row]  # the rows of trials.csv, in the order they ended
+    best: int  # number of the best
+    axes: Mapping[str, bool]  # field → whether it was searched by factors, not by steps
+    importance: Mapping[str, float]  # field → share; empty where the trials are too few to tell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Subject:
     """What a report is about. A part left empty has no section."""
 
@@ -33,6 +43,8 @@ class Subject:
     highlights: Sequence[tuple[str, str]] = ()  # few and short, under the headline: network, device, time
     facts: Sequence[tuple[str, str]] = ()  # what was chosen and why, versions…
     evaluation: Evaluation | None = None
+    folds: Sequence[Evaluation] = ()  # of a cross-validation; `evaluation` is then of all of them
+    search: Search | None = None
     pictures: Callable[[int], np.ndarray] | None = None  # index in the evaluated split → [H, W, 3] uint8
     history: Sequence[figures.Row] = ()  # the rows of metrics.csv
     class_names: Sequence[str] = ()  # for `splits`; left out, the evaluation's
@@ -52,10 +64,11 @@ def build(subject: Subject) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "number": _number, "picture": _picture}
+    environment.filters |= {"percent": _percent, "number": _number, "picture": _picture, "short": _short}
     page = environment.get_template("template.html.j2").render(
         subject=subject,
         curves=_curves(subject.history),
+        search=_searched(subject.search),
         split_table=_split_table(subject),
         augmented=_augmented(subject),
         open_rows=OPEN_ROWS,
@@ -74,6 +87,21 @@ def _curves(history: Sequence[figures.Row]) -> list[tuple[str, str]]:
     if figures.has(history, "lr"):
         drawn.append(("Learning rate", figures.lr_curve(history)))
     return drawn
+
+
+def _searched(search: Search | None) -> dict[str, Any] | None:
+    """What the template asks about a search: drawings, and the trials best first."""
+    if search is None:
+        return None
+    best_first = sorted(search.trials, key=lambda row: (row["state"] != "done", -float(row["score"] or 0)))
+    return {
+        "history": figures.search_history(search.trials),
+        "slices": [(field, figures.search_slice(search.trials, field, log)) for field, log in search.axes.items()],
+        "importance": sorted(search.importance.items(), key=lambda item: -item[1]),
+        "trials": best_first,
+        "fields": list(search.axes),
+        "best": search.best,
+    }
 
 
 def _evaluated(subject: Subject) -> dict[str, Any]:
@@ -136,6 +164,11 @@ def _percent(share: float | None, decimals: int = 1) -> str:
 
 def _number(count: int) -> str:
     return f"{count:,}"
+
+
+def _short(value: float | str | None) -> str:
+    """A hyper-parameter in three digits."""
+    return "–" if value is None or value == "" else f"{float(value):.3g}"
 
 
 def _picture(image: np.ndarray) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""Numbers → inline SVG whose colours and fonts are the page's own, so that it follows light and dark. Draws with
-matplotlib's objects, never through pyplot; opens no window and writes no file."""
+"""Numbers → inline SVG whose colours and fonts are the page's own, so that it follows light and dark; one picture of
+its own is a PNG. Draws with matplotlib's objects, never through pyplot; opens no window and writes no file."""
 
 import html
 import io
@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from wideresnet.metrics import ReliabilityBins
 
@@ -60,6 +60,25 @@ def lr_curve(history: Sequence[Row]) -> str:
     return _svg(figure, "Learning rate of each epoch")
 
 
+def lr_plot(lrs: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggested: float) -> bytes:
+    """PNG of the learning-rate range test: each step's loss, the smoothed one, the suggested rate. One point a step."""
+    figure = Figure(figsize=(7, 4), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(lrs, losses, color="#b8bec7", linewidth=1, label="loss of each batch")
+    axes.plot(lrs, smoothed, color="#2458c5", linewidth=2, label="smoothed")
+    axes.axvline(suggested, color="#c5501f", linewidth=1.5, linestyle="--", label=f"suggested: {suggested:g}")
+    axes.set_xscale("log")
+    # The steps in which it diverges would press all the others flat.
+    axes.set_ylim(0, 1.2 * max(smoothed[0], min(smoothed)))
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    return picture.getvalue()
+
+
 def reliability(bins: ReliabilityBins) -> str:
     """One dot a bin, its area its number of pictures; a stem from the dot to the diagonal, where it should lie."""
     figure, axes = _empty(340, height=320, left=62)
@@ -73,6 +92,47 @@ def reliability(bins: ReliabilityBins) -> str:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(_percent(decimals=0))
     return _svg(figure, "Reliability diagram: share of right answers against confidence")
+
+
+def search_history(trials: Sequence[Row]) -> str:
+    """A dot for the score of each trial, filled if it ran to the end; a line for the best so far."""
+    figure, axes = _empty(620, left=62)
+    number = column(trials, "trial")
+    axes.step(number, column(trials, "best"), where="post", color=_ACCENT, linewidth=2, clip_on=False)
+    _dots(axes, trials, number)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    axes.set(xlim=(0.5, len(trials) + 0.5), xlabel="trial", ylabel="score")
+    _score_axis(axes)
+    return _svg(figure, "Score of each trial, and the best so far")
+
+
+def search_slice(trials: Sequence[Row], field: str, log: bool) -> str:
+    """The score against one hyper-parameter, a dot a trial, whatever the others were."""
+    figure, axes = _empty(340, left=62)
+    _dots(axes, trials, column(trials, field))
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=8))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    axes.set(xlabel=field, ylabel="score")
+    _score_axis(axes)
+    return _svg(figure, f"Score against {field}")
+
+
+def _dots(axes: Axes, trials: Sequence[Row], x: np.ndarray) -> None:
+    score, done = column(trials, "score"), np.array([row["state"] == "done" for row in trials])
+    style: dict[str, Any] = {"clip_on": False, "zorder": 3, "linewidths": 1.5}
+    axes.scatter(x[~done], score[~done], 30, facecolors="none", edgecolors=_FAINT, **style)
+    axes.scatter(x[done], score[done], 36, facecolors=_ACCENT, edgecolors=_ACCENT, alpha=0.75, **style)
+
+
+def _score_axis(axes: Axes) -> None:
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(_percent(decimals=0 if high - low > 0.05 else 1))
 
 
 def _empty(width: int, height: int = _HEIGHT, left: int = _LEFT) -> tuple[Figure, Axes]:

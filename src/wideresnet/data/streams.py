@@ -1,0 +1,198 @@
+"""Pictures that are not in memory, standing where a Tensor of them may stand: rows of mapped files, or of sources
+that worker processes decode anew whenever they are asked for. Both give the pixels that decoding into memory gives."""
+
+import copy
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from wideresnet.data import workers
+from wideresnet.data.decoding import upright
+from wideresnet.data.listing import Source
+from wideresnet.errors import ImageError, TrainingStopped
+from wideresnet.preprocess import Preprocess
+
+
+class Base(Protocol):
+    """Where the pixels come from. sums: as in `Survey`, of all its pictures; shape: (C, size, size)."""
+
+    sums: Tensor
+    shape: tuple[int, int, int]
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Rows int64 [B] → uint8 [B, C, size, size], now."""
+
+    def batches(self, rows: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The same for each of `rows`, in order, read ahead where that helps."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stream:
+    """N pictures of a base, by their rows there. Indexed, counted and split as a uint8 tensor [N, C, size, size] is;
+    `take` reads nothing."""
+
+    base: Base
+    rows: Tensor  # int64 [N]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self.rows), *self.base.shape)
+
+    def __getitem__(self, index: int | Tensor) -> Tensor:
+        """Reads: an int gives one picture [C, size, size], int64 [B] a batch."""
+        if isinstance(index, Tensor):
+            return self.base.read(self.rows[index])
+        return self.base.read(self.rows[index][None])[0]
+
+    def take(self, index: Tensor) -> "Stream":
+        return Stream(self.base, self.rows[index])
+
+    def batches(self, index: Sequence[Tensor]) -> Iterator[Tensor]:
+        """A batch for each of `index`, in order, whatever the number of workers: an epoch, or the rest of one."""
+        return self.base.batches([self.rows[one] for one in index])
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """All of it in order, `size` at a time."""
+        return self.base.batches(self.rows.split(size) if len(self.rows) else [])
+
+    def to(self, device: torch.device) -> "Tensor | Stream":
+        """What lies in the cache moves to a GPU that has room for it twice; else batches move one by one."""
+        num_bytes = len(self) * int(np.prod(self.base.shape))
+        if device.type != "cuda" or not isinstance(self.base, Mapped):
+            return self
+        if 2 * num_bytes > torch.cuda.mem_get_info(device)[0]:
+            return self
+        return torch.cat([part.to(device) for part in self.split(4096)]) if len(self) else self[self.rows].to(device)
+
+
+def chained(streams: Sequence[Stream]) -> Stream:
+    """All pictures of `streams`, one stream after another; reads nothing. They are rows of files, or of one base."""
+    bases = list(dict.fromkeys(stream.base for stream in streams))
+    base = bases[0] if len(bases) == 1 else Mapped.joined([base for base in bases if isinstance(base, Mapped)])
+    starts = dict(zip(bases, accumulate((len(base.sums) for base in bases), initial=0), strict=False))
+    return Stream(base, torch.cat([stream.rows + starts[stream.base] for stream in streams]))
+
+
+class Mapped:
+    """Pictures in mapped files: the system reads the pages that are asked for, and drops them when memory is short."""
+
+    def __init__(self, pixels: npt.NDArray[np.uint8], sums: Tensor) -> None:
+        self.files: tuple[npt.NDArray[np.uint8], ...] = (pixels,)
+        self.sums = sums
+        self.shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
+
+    @classmethod
+    def joined(cls, bases: "Sequence[Mapped]") -> "Mapped":
+        """The pictures of all, one after another."""
+        new = copy.copy(bases[0])
+        new.files = tuple(chain.from_iterable(base.files for base in bases))
+        new.sums = torch.cat([base.sums for base in bases])
+        return new
+
+    def read(self, rows: Tensor) -> Tensor:
+        """A copy: nothing that is written reaches the file."""
+        if len(self.files) == 1:
+            return torch.from_numpy(self.files[0][rows.numpy()])
+        index, images, start = rows.numpy(), np.empty((len(rows), *self.shape), np.uint8), 0
+        for pixels in self.files:
+            here = (index >= start) & (index < start + len(pixels))
+            images[here] = pixels[index[here] - start]
+            start += len(pixels)
+        return torch.from_numpy(images)
+
+    def batches(self, rows: Sequence[Tensor]) -> Iterator[Tensor]:
+        return map(self.read, rows)
+
+
+class Decoder:
+    """Encoded pictures, decoded by worker processes that live as long as this does.
+
+    Batches come in order, so their number changes nothing. Raises TrainingStopped, naming the picture, if one that
+    could be read before cannot be read any more.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source | npt.NDArray[np.uint8]],
+        names: Sequence[str],
+        preprocess: Preprocess,
+        sums: Tensor,
+        num_workers: int = workers.NUM_WORKERS,
+    ) -> None:
+        self.sums, self.names = sums, names
+        self.shape = (preprocess.channels, preprocess.size, preprocess.size)
+        self._dataset, self._order, self._busy = _Dataset(sources, preprocess), _Order(), False
+        self._loader = workers.loader(self._dataset, self._order, num_workers, persistent=True)
+        # Not left to the loader's own end: the garbage collector ends its queues first, and then workers are not told.
+        weakref.finalize(self, _end, self._loader, os.getpid())
+
+    def read(self, rows: Tensor) -> Tensor:
+        return self._checked(self._dataset[rows.tolist()])
+
+    def batches(self, rows: Sequence[Tensor]) -> Iterator[Tensor]:
+        if self._busy or len(rows) < 2:  # the workers serve one at a time
+            yield from map(self.read, rows)
+            return
+        self._busy, self._order.batches = True, [one.tolist() for one in rows]
+        try:
+            yield from map(self._checked, workers.begun(self._loader))
+        finally:
+            self._busy = False
+
+    def _checked(self, got: "npt.NDArray[np.uint8] | _Unreadable") -> Tensor:
+        if isinstance(got, _Unreadable):
+            raise TrainingStopped(
+                f"{self.names[got.row]}: {got.reason}; it could be read a while ago. Put it back as it was"
+            )
+        return torch.from_numpy(got)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    row: int
+    reason: str
+
+
+class _Order:
+    """What the workers are to do in the epoch that begins: a list of rows for each batch."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class _Dataset(Dataset[Any]):
+    def __init__(self, sources: Sequence[Source | npt.NDArray[np.uint8]], preprocess: Preprocess) -> None:
+        self.sources, self.preprocess = sources, preprocess
+
+    def __getitem__(self, rows: list[int]) -> "npt.NDArray[np.uint8] | _Unreadable":
+        p = self.preprocess
+        images = np.empty((len(rows), p.channels, p.size, p.size), np.uint8)
+        for out, row in zip(images, rows, strict=True):
+            try:
+                out[...] = p.resize(upright(self.sources[row])).numpy()
+            except ImageError as error:
+                return _Unreadable(row, str(error))
+        return images
+
+
+def _end(loader: DataLoader[Any], pid: int) -> None:
+    if loader._iterator is not None and os.getpid() == pid:  # a process that was forked has the loader too, no workers
+        workers.end(loader._iterator)

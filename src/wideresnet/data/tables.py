@@ -1,0 +1,184 @@
+"""Tables on disk (.csv, .tsv, .jsonl, .parquet) → `Rows`. Their form is dealt with here; `rows` has what they mean."""
+
+import csv
+import io
+import json
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from wideresnet.data.listing import BadFile, Data
+from wideresnet.data.rows import Rows, listed
+from wideresnet.errors import DataError, missing_extra
+from wideresnet.reading import Reading
+
+_DELIMITERS = (",", ";", "\t", "|")
+_LONGEST_FIELD = 1 << 24  # characters of one CSV field: beyond, a quote is open
+
+
+def read_table(path: Path, reading: Reading) -> Data:
+    """Raises DataError, naming the row, and UsageError for a column that is not there."""
+    return listed(path.stem, str(path.resolve()), [TABLES[path.suffix.lower()](path)], reading)
+
+
+def read_csv(path: Path) -> Rows:
+    """A header, then a row a picture; separated by commas, semicolons, tabs or bars, whichever the header has most of.
+
+    Rows count from 1 after the header, lines from 1 with it; a quoted field may hold line breaks.
+    """
+    text = _text(path)
+    delimiter = max(_DELIMITERS, key=text.partition("\n")[0].count)
+    csv.field_size_limit(_LONGEST_FIELD)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    records: list[list[str]] = []
+    lines: list[int] = []
+    line = 1  # where a record begins
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        line = reader.line_num + 1
+        for record in reader:
+            if record:  # an empty line is none
+                records.append(record)
+                lines.append(line)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        where = f"{path}, the row that begins in line {line}"
+        raise DataError(f"{where}: {error}. Is a quote left open, or one in the middle?") from error
+    if twice := sorted({name for name in header if header.count(name) > 1 and name}):
+        raise DataError(f"{path}: two columns are called {twice[0]!r}; rename one")
+    good = [i for i, record in enumerate(records) if len(record) == len(header)]
+
+    def row(i: int) -> str:
+        return f"row {i + 1} (line {lines[i]})"
+
+    def values(column: int) -> Callable[[], Iterator[object]]:
+        return lambda: (records[i][column] for i in good)
+
+    return Rows(
+        where=str(path),
+        columns={name: values(column) for column, name in enumerate(header) if name},
+        row=lambda i: row(good[i]),
+        folder=path.resolve().parent,
+        typed=False,
+        bad=[
+            BadFile(row(i), f"{len(record)} fields, but the header has {len(header)}")
+            for i, record in enumerate(records)
+            if len(record) != len(header)
+        ],
+    )
+
+
+def read_jsonl(path: Path) -> Rows:
+    """One JSON object a line; a key that a line lacks is empty there. Rows are named by their lines, counted from 1."""
+    objects: list[dict[str, Any]] = []
+    lines: list[int] = []
+    bad: list[BadFile] = []
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            bad.append(BadFile(f"line {number}", f"not JSON: {error}"))
+            continue
+        if isinstance(value, dict):
+            objects.append(value)
+            lines.append(number)
+        else:
+            bad.append(BadFile(f"line {number}", f"a JSON {type(value).__name__}; expected an object, {{…}}"))
+
+    def values(name: str) -> Callable[[], Iterator[object]]:
+        return lambda: (value.get(name) for value in objects)
+
+    return Rows(
+        where=str(path),
+        columns={name: values(name) for name in dict.fromkeys(key for value in objects for key in value)},
+        row=lambda i: f"line {lines[i]}",
+        folder=path.resolve().parent,
+        typed=True,
+        bad=bad,
+    )
+
+
+def read_parquet(path: Path) -> Rows:
+    """A column is read by row groups, when it is asked for; encoded pictures stay encoded. Rows count from 1."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise missing_extra(f"{path}: reading Parquet", "tables") from error
+    try:
+        schema = pyarrow.parquet.ParquetFile(path).schema_arrow
+        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = info.get("info", {}).get("features") or {}
+    except (pyarrow.ArrowException, OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {error}") from error
+
+    def values(name: str) -> Callable[[], Iterable[object]]:
+        def read() -> Iterator[object]:
+            try:
+                with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
+                    for batch in file.iter_batches(batch_size=1024, columns=[name]):
+                        yield from batch.column(0).to_pylist()
+            except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: a text that is not UTF-8
+                raise DataError(f"{path}: column {name!r} cannot be read: {error}") from error
+
+        return read
+
+    return Rows(
+        where=str(path),
+        columns={name: values(name) for name in schema.names},
+        row=lambda i: f"row {i + 1}",
+        folder=path.resolve().parent,
+        typed=True,
+        kinds=kinds(features),
+        class_names=class_names(str(path), features),
+    )
+
+
+TABLES: dict[str, Callable[[Path], Rows]] = {
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".parquet": read_parquet,
+}
+"""Ending, in lower case → reader."""
+
+
+def kinds(features: Mapping[str, Any]) -> dict[str, str]:
+    """Hugging Face's description of columns → what they are for."""
+    roles = {"Image": "image", "ClassLabel": "label"}
+    types = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, Mapping)}
+    return {name: roles[kind] for name, kind in types.items() if kind in roles}
+
+
+def class_names(where: str, features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Column → the names that Hugging Face's ClassLabel gives its numbers."""
+    found = {}
+    for column, feature in features.items():
+        if isinstance(feature, Mapping) and feature.get("_type") == "ClassLabel" and feature.get("names"):
+            names = tuple(unicodedata.normalize("NFC", str(name)) for name in feature["names"])
+            if len(set(names)) < len(names):
+                raise DataError(f"{where}: column {column!r} names one class twice")
+            found[column] = names
+    return found
+
+
+def _text(path: Path) -> str:
+    """UTF-8, with a byte-order mark or without. Raises DataError that names the line of the first byte that is not."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{path}: is UTF-16; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, byte = error.object.count(b"\n", 0, error.start) + 1, error.object[error.start]
+        raise DataError(
+            f"{path}, line {line}: byte 0x{byte:02X} is not UTF-8 (Latin-1, or a Windows code page?); "
+            "save the table as UTF-8"
+        ) from error

@@ -1,0 +1,184 @@
+"""The options of a training and what the data says → a config, before any picture is decoded."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from wideresnet import data as data_room
+from wideresnet import recipes, runs, runtime
+from wideresnet.data import Data
+from wideresnet.dialects import parse_arch
+from wideresnet.errors import DataError, UsageError
+from wideresnet.jobs import transfer
+from wideresnet.jobs.transfer import Source
+from wideresnet.model import WideResNetClassifier, count_macs
+from wideresnet.processes import World
+from wideresnet.reading import Reading
+from wideresnet.recipes import Recipe, RecipeChanges
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What the options mean on this data. No picture is decoded yet, so `config` has no fingerprint."""
+
+    config: runs.Config
+    listing: Data
+    source: Source | None  # the model that training begins with
+    side: int  # the pictures' median shorter side, in pixels
+
+
+def plan(
+    data: str | Path,
+    changes: RecipeChanges,
+    *,
+    arch: str | None,
+    recipe: str | None,
+    size: int | None,
+    in_channels: int,
+    fit: Literal["crop", "squash", "pad"],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    from_model: str | Path | None,
+    seed: int,
+    device: str,
+    max_bad: int | None,
+    labels: int | None,
+    folds: int | None,
+    reading: Reading,
+    watch: runtime.Watch,
+    world: World,
+) -> Plan:
+    """The options are those of `wrn train`. Writes nothing. Raises DataError, UsageError, ModelFileError."""
+    torch_device = runtime.choose_device(device)
+    if size is not None and size < 1:
+        raise UsageError(f"size={size}: expected a number of pixels from 1")
+    if labels is not None and labels < 1:
+        raise UsageError(f"labels={labels}: expected a number of pictures of each class, from 1")
+    if folds is not None and folds < 2:
+        raise UsageError(f"--folds {folds}: expected at least 2; without it, one network is trained")
+    if folds is not None and world.size > 1:
+        raise UsageError(f"--folds {folds}: trained by one process alone, and these are {world.size}; start it by wrn")
+    recipe = recipe or ("fast" if from_model is None else "finetune")
+    if recipe == "finetune" and from_model is None:
+        raise UsageError("--recipe finetune goes on from a trained network; name it: --from MODEL")
+    keeps_val = recipes.find(recipe).select == "best"
+    source = None if from_model is None else transfer.read_source(from_model)
+    if source is not None:
+        transfer.check_options(source, arch=arch, in_channels=in_channels, mean=mean, std=std)
+        known = source.file.card.preprocess
+        arch, size, in_channels = source.arch, size or known.size, known.channels
+        mean, std, fit = known.mean, known.std, known.fit if fit == "crop" else fit
+    listing = data_room.read(data, reading, watch)
+    check_class_sets(listing)
+    num_train = _num_train(listing, keeps_val=keeps_val, folds=folds)
+    num_train = num_train if labels is None else min(num_train, labels * len(listing.class_names))
+    side = data_room.shorter_side(listing.splits.values())
+    default = recipes.defaults(num_train, side, torch_device.type)
+    arch, size = arch or default.arch, default.size if size is None else size
+    macs = _macs(arch, size)
+    made = make_recipe(
+        recipe, changes, default=default, size=size, class_names=listing.class_names, num_train=num_train
+    )
+    if made.compile:
+        runtime.check_compiler(torch_device)
+
+    config = runs.Config(
+        data=listing.place,
+        arch=arch,
+        recipe=made,
+        size=size,
+        fit=fit,
+        in_channels=in_channels,
+        mean=None if mean is None else tuple(mean),
+        std=None if std is None else tuple(std),
+        seed=seed,
+        device=str(torch_device),
+        threads=runtime.threads_for(macs * made.batch_size),
+        max_bad=max_bad,
+        engine="torch",
+        fingerprint="",
+        versions=runtime.versions(),
+        reading=reading,
+        labels=labels,
+        processes=world.size,
+        from_model=None if source is None else source.place,
+        from_digest=None if source is None else source.digest,
+        folds=folds or 0,
+    )
+    return Plan(config, listing, source, side)
+
+
+def _num_train(listing: Data, *, keeps_val: bool, folds: int | None) -> int:
+    """About how many pictures there will be to train on, before it is known which can be read."""
+    counts = {split: len(pictures) for split, pictures in listing.splits.items()}
+    if folds is not None:
+        pooled = sum(count for split, count in counts.items() if split != "test")
+        return round(pooled * (1 - 1 / folds) * (0.9 if keeps_val else 1.0)) or 1
+    share = 0.8 if keeps_val else 0.9  # of data that comes without parts
+    return counts.get("train", 0) or round(share * sum(counts.values())) or 1
+
+
+def _macs(arch: str, size: int) -> int:
+    """Multiply-accumulates for one picture; an impossible network is told here, before any picture is read."""
+    try:
+        with torch.device("meta"):
+            return count_macs(WideResNetClassifier(2, **parse_arch(arch)), size, size)
+    except ValueError as error:
+        raise UsageError(f"--arch {arch}: {error}") from error
+
+
+def check_class_sets(listing: Data) -> None:
+    """Every class of val and test must be one of train's. Raises DataError naming the others."""
+    if "train" not in listing.splits:
+        return
+    known = set(listing.splits["train"].labels.tolist())
+    for split, pictures in listing.splits.items():
+        for label in sorted(set(pictures.labels.tolist()) - known):
+            count, name = int((pictures.labels == label).sum()), listing.class_names[label]
+            raise DataError(
+                f"{listing.place}: {split} has class {name!r} ({count} pictures), which train does not have. "
+                f"Classes of train: {', '.join(listing.class_names[i] for i in sorted(known))}. "
+                f"Rename or remove it, or add {name!r} to train"
+            )
+
+
+def make_recipe(
+    name: str,
+    changes: Mapping[str, Any],
+    *,
+    default: recipes.Defaults,
+    size: int,
+    class_names: Sequence[str],
+    num_train: int,
+) -> Recipe:
+    """The named recipe, what the data says of it, then what the user says."""
+    base = recipes.find(name)
+    from_data: dict[str, Any] = {"flip": recipes.flips_are_safe(class_names), "crop_padding": size // 8}
+    given = {field: value for field, value in changes.items() if value is not None}
+    if base.times_default:  # a recipe without has its own
+        epochs = max(1, round(base.times_default * default.epochs))
+        from_data |= {"epochs": epochs, "batch_size": default.batch_size, "weight_decay": default.weight_decay}
+        from_data |= {"crop_padding": recipes.crop_padding(size, given.get("epochs", epochs))}
+    if given.get("zoom", base.zoom) < 1:  # instead of shifts
+        from_data |= {"crop_padding": 0}
+    wanted = {**from_data, **given}
+    wanted["batch_size"] = min(wanted.get("batch_size", base.batch_size), num_train)
+    if base.times_default:  # in proportion: Goyal et al. 2017, section 2.1
+        wanted.setdefault("lr", base.lr * wanted["batch_size"] / base.batch_size)
+    made = recipes.change(base, wanted)
+    parts = f" in {made.accumulate} parts" if made.accumulate > 1 else ""
+    check_values_of_bn(made.batch_size // made.accumulate, size, f"batch_size={made.batch_size}{parts}")
+    for field in ("crop_padding", "cutout"):
+        if getattr(made, field) >= size:
+            raise UsageError(f"{field}={getattr(made, field)}: must be below the size of the pictures, {size}")
+    return made
+
+
+def check_values_of_bn(num: int, size: int, what: str) -> None:
+    """Raises UsageError where `num` pictures, the fewest that BN sees at once, have one value of each channel in the
+    last stage, which has no deviation. `what`: what the number comes from."""
+    if num * (-(-size // 4)) ** 2 < 2:
+        raise UsageError(f"{what} at {size} pixels: BN needs more than one value of each channel")

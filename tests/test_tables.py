@@ -1,0 +1,376 @@
+"""A table means what its rows say, in every form of file; a row that cannot be is named before anything is decoded."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from wideresnet.data import Data, decode, decode_all, read
+from wideresnet.errors import DataError, UsageError
+from wideresnet.preprocess import Preprocess
+from wideresnet.reading import Reading
+
+RAW = Preprocess(size=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def png(colour: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (12, 10), (colour % 256, colour // 256, 40)).save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with the pictures pics/0.png to pics/11.png, all different."""
+    (tmp_path / "pics").mkdir()
+    for i in range(12):
+        (tmp_path / "pics" / f"{i}.png").write_bytes(png(i))
+    return tmp_path
+
+
+ROWS: list[dict[str, Any]] = [
+    {"file": f"pics/{i}.png", "label": ("gül", "lale", "çiğdem")[i % 3], "split": ("train", "test")[i % 4 == 3]}
+    for i in range(12)
+]
+
+
+def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """The same rows in the form that the ending of `path` names."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(list(rows)), path, row_group_size=5)
+    elif path.suffix in (".jsonl", ".ndjson"):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+def table(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def labels_of(data: Data) -> dict[str, str]:
+    """Picture → class name, over all splits."""
+    return {
+        name: data.class_names[label]
+        for part in data.splits.values()
+        for name, label in zip(part.names, part.labels.tolist(), strict=True)
+    }
+
+
+# What is read
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".CSV"])
+def test_the_same_rows_are_the_same_data_in_every_form_of_table(place: Path, suffix: str) -> None:
+    path = write(place / f"flowers{suffix.lower()}", ROWS)
+    path = path.rename(place / f"flowers{suffix}")
+    data = read(path)
+    assert (data.name, data.place, data.class_names) == ("flowers", str(path), ("gül", "lale", "çiğdem"))
+    assert {split: len(part) for split, part in data.splits.items()} == {"train": 9, "test": 3}
+    assert labels_of(data) == {row["file"]: row["label"] for row in ROWS}
+    decoded, bad = decode(data.splits["test"], RAW)
+    assert not bad
+    assert [int(decoded.images[i][0, 0, 0]) for i in range(len(decoded))] == [3, 7, 11]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_a_csv_is_read_whatever_separates_its_fields_with_quotes_line_breaks_and_a_byte_order_mark(
+    place: Path, delimiter: str
+) -> None:
+    rows = [
+        ["Image Path", "note", "Class"],
+        ["pics/0.png", 'two\nlines, ; | "quoted"', " cat "],
+        [],
+        ["pics/1.png", "", "dog"],
+    ]
+    with (place / "t.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, delimiter=delimiter).writerows(rows)
+    assert labels_of(read(place / "t.csv")) == {"pics/0.png": "cat", "pics/1.png": "dog"}
+
+
+@settings(max_examples=40)
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1), min_size=2, max_size=6))
+def test_any_class_name_comes_out_of_a_csv_as_it_comes_out_of_jsonl_up_to_its_form(names: list[str]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "0.png").write_bytes(png(0))
+        rows = [{"image": "0.png", "label": f"x{name}"} for name in names]  # x: never a number, never empty
+        one, two = read(write(folder / "a.csv", rows)), read(write(folder / "a.jsonl", rows))
+    assert one.class_names == two.class_names
+    assert one.splits["all"].labels.tolist() == two.splits["all"].labels.tolist()
+
+
+def test_paths_are_relative_to_the_table_or_absolute_or_were_written_on_windows(place: Path) -> None:
+    text = f"path,label\npics/0.png,a\n{place}/pics/1.png,b\npics\\2.png,b\n"
+    sources = read(table(place / "t.csv", text)).splits["all"].sources
+    assert sources == [place / "pics/0.png", place / "pics/1.png", place / "pics/2.png"]
+
+
+@pytest.mark.parametrize("form", ["bytes", "struct"])
+def test_parquet_may_hold_the_pictures_themselves_and_they_stay_encoded(place: Path, form: str) -> None:
+    def cell(i: int) -> Any:
+        return png(i) if form == "bytes" else {"bytes": png(i), "path": f"{i}.png"}
+
+    data = read(write(place / "t.parquet", [{"image": cell(i), "label": "ab"[i % 2]} for i in range(7)]))
+    listing = data.splits["all"]
+    assert listing.sources == [png(i) for i in range(7)]
+    assert listing.names[:2] == (("row 1", "row 2") if form == "bytes" else ("0.png", "1.png"))
+    decoded, bad = decode(listing, RAW)
+    assert ([int(decoded.images[i][0, 0, 0]) for i in range(len(decoded))], bad) == (list(range(7)), [])
+
+
+def test_hugging_face_s_own_parquet_says_which_columns_it_means_and_names_its_classes(place: Path) -> None:
+    import datasets
+
+    features = datasets.Features(
+        {"foto": datasets.Image(), "tür": datasets.ClassLabel(names=["zebra", "ant", "unseen"])}
+    )
+    rows = {"foto": [{"bytes": png(i), "path": None} for i in range(4)], "tür": [0, 1, 1, 0]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(place / "t.parquet")
+    data = read(place / "t.parquet")
+    assert data.class_names == ("zebra", "ant", "unseen")
+    assert data.splits["all"].labels.tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_numbers_are_classes_in_the_order_of_numbers_and_that_is_said(place: Path, suffix: str) -> None:
+    labels = [10, 2, 2, -1]
+    data = read(write(place / f"t{suffix}", [{"file": f"pics/{i}.png", "label": n} for i, n in enumerate(labels)]))
+    assert data.class_names == ("-1", "2", "10")
+    assert data.notes == ("labels are numbers, so the 3 classes are called -1, 2, 10",)
+    assert labels_of(data) == {f"pics/{i}.png": str(n) for i, n in enumerate(labels)}
+
+
+def test_numbers_with_leading_zeros_are_names_and_so_is_a_number_in_quotes_in_json(place: Path) -> None:
+    text = "file,label\npics/0.png,007\npics/1.png,10\n"
+    assert read(table(place / "t.csv", text)).class_names == ("007", "10")
+    rows = [{"file": "pics/0.png", "label": "9"}, {"file": "pics/1.png", "label": "A"}]
+    assert read(write(place / "t.jsonl", rows)).class_names == ("9", "A")
+
+
+def test_a_class_is_one_class_composed_or_decomposed(place: Path) -> None:
+    rows = [{"file": "pics/0.png", "label": "gu\u0308l"}, {"file": "pics/1.png", "label": "g\u00fcl"}]
+    assert read(write(place / "t.jsonl", rows)).class_names == ("g\u00fcl",)
+
+
+def test_a_column_that_is_given_is_taken_though_others_bear_the_usual_names(place: Path) -> None:
+    rows = [
+        {
+            "file": "pics/9.png",
+            "x": f"pics/{i}.png",
+            "label": "no",
+            "y": "ab"[i % 2],
+            "split": "val",
+            "z": "train",
+            "w": i // 2,
+        }
+        for i in range(4)
+    ]
+    path = write(place / "t.csv", rows)
+    chosen = Reading(image_column="x", label_column="y", split_column="z", group_column="w")
+    data = read(path, chosen)
+    assert data.class_names == ("a", "b")
+    assert list(data.splits) == ["train"]
+    assert data.splits["train"].names == tuple(f"pics/{i}.png" for i in range(4))
+    assert data.splits["train"].groups == ("0", "0", "1", "1")
+    assert data.notes == ()
+    assert read(path).splits["val"].groups == ()
+    assert read(path).notes == ("column 'split' is taken as the split",)
+    patients = read(table(place / "p.csv", "file,label,Patient ID\npics/0.png,a,\npics/1.png,b, 7 \n"))
+    assert patients.splits["all"].groups == ("", "7")
+    assert patients.notes == ("column 'Patient ID' is taken as the group",)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("text", "reading", "message"),
+    [
+        (
+            "file,label\n",
+            {"label_column": "lable"},
+            r"--label-column lable: .*t\.csv has no such column; did you mean 'label'\?",
+        ),
+        ("file,label\n", {"group_column": "q"}, "--group-column q: .*; expected one of file, label"),
+        ("file,label,class\n", {}, r"label and class could each be the label column; say which: --label-column NAME"),
+        ("file,path,label\n", {}, "file and path could each be the image column"),
+        ("file,species\n", {}, "no column is the label by its name; its columns: file, species"),
+        ("pics/0.png,cat\n", {}, "no column is the image by its name; .*a first line that is no header needs one"),
+        ("file,label\n", {"label_column": "file"}, "--image-column and --label-column are both 'file'"),
+    ],
+)
+def test_a_column_that_is_not_there_or_not_to_be_told_is_an_error_with_the_candidates(
+    place: Path, text: str, reading: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        read(table(place / "t.csv", text + "pics/0.png,cat,x\n"), Reading(**reading))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", "", r"t\.csv: no rows"),
+        ("t.csv", "file,label\n", r"t\.csv: no rows"),
+        ("t.jsonl", "\n\n", r"t\.jsonl: no rows"),
+        ("t.csv", "file,label,file\npics/0.png,a,b\n", "two columns are called 'file'"),
+        ("t.csv", 'file,label\npics/0.png,"open\n', r"t\.csv, the row that begins in line 2: unexpected end of data"),
+        (
+            "t.csv",
+            "file,label\npics/0.png,a\nhttps://x.org/1.png,b\n",
+            r"row 2 \(line 3\): https://x.org/1.png is a URL",
+        ),
+        (
+            "t.csv",
+            "file,label\npics/0.png,cat\npics/1.png,3\n",
+            r"numbers in some rows and names in others: row 2 \(line 3\) has 3, row 1 \(line 2\) has 'cat'",
+        ),
+        (
+            "t.jsonl",
+            '{"file": "pics/0.png", "label": 3}\n{"file": "pics/1.png", "label": "a"}\n',
+            "line 1 has 3, line 2 has 'a'",
+        ),
+        (
+            "t.csv",
+            "file,label\nnowhere/0.png,a\nnowhere/1.png,b\n",
+            r"none of its 2 rows can be read:\n  row 1 .*no such file",
+        ),
+        ("t.csv", "file,label,split\npics/0.png,a,fold0\n", "split 'fold0' is none of train, val and test"),
+        ("t.parquet", "PAR1 no", r"t\.parquet: not a readable Parquet file"),
+    ],
+)
+def test_a_table_that_cannot_be_read_says_why_and_where(place: Path, name: str, content: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(table(place / name, content))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "file,label\npics/0.png,a\npics/1.png,g\u00fcl\n".encode("latin-1"),
+            r"t\.csv, line 3: byte 0xFC is not UTF-8",
+        ),
+        (b"\xef\xbb\xbffile,label\npics/0.png,\xff\n", r"line 2: byte 0xFF"),
+        ("file,label\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
+    ],
+)
+def test_an_encoding_that_is_not_utf_8_is_named_with_its_line(place: Path, content: bytes, message: str) -> None:
+    (place / "t.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read(place / "t.csv")
+
+
+def test_every_row_that_cannot_be_is_in_one_list_by_its_number_and_max_bad_goes_on_without_them(place: Path) -> None:
+    good = "".join(f"pics/{i}.png,{'ab'[i % 2]},train\n" for i in range(6))
+    text = f'file,label,split\n{good}pics/7.png,"",train\nnowhere.png,a,train\npics,nan,tain\n\npics/8.png,b\n'
+    data = read(table(place / "t.csv", text))
+    lines = {row.name: row.reason for row in data.bad}
+    assert lines == {
+        "row 7 (line 8)": "no label",
+        "row 8 (line 9)": f"{place / 'nowhere.png'}: no such file",
+        "row 9 (line 10)": f"{place / 'pics'}: a folder, not a file; no label; split 'tain' is none of train, val and "
+        "test",
+        "row 10 (line 12)": "2 fields, but the header has 3",
+    }
+    with pytest.raises(
+        DataError, match=r"4 of 10 pictures cannot be read:(\n  row \d+ \(line \d+\): .+){4}\n.*--max-bad 4"
+    ):
+        decode_all(data, RAW, max_bad=3)
+    parts, notes = decode_all(data, RAW, max_bad=4)
+    assert len(parts["train"]) == 6
+    assert notes[0].startswith("left out, unreadable: 4\n")
+
+
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [
+        (None, "no label"),
+        (float("nan"), "no label"),
+        ("  ", "no label"),
+        (1.5, "label 1.5: expected one name or one whole number"),
+        (["a", "b"], r"label ['a', 'b']: expected one name or one whole number"),
+        ({}, "label {}: expected one name or one whole number"),
+        ("\ud800", r"label '\ud800' is not UTF-8"),
+    ],
+)
+def test_an_impossible_label_is_named(place: Path, label: Any, reason: str) -> None:
+    rows = [{"file": "pics/0.png", "label": label}, {"file": "pics/1.png", "label": "a"}]
+    (row,) = read(write(place / "t.jsonl", rows)).bad
+    assert (row.name, row.reason) == ("line 1", reason)
+
+
+def test_a_column_of_integers_with_one_missing_is_still_one_of_integers(place: Path) -> None:
+    rows = [{"file": f"pics/{i}.png", "label": label} for i, label in enumerate([2.0, None, 0.0])]
+    data = read(write(place / "t.parquet", rows))
+    assert (data.class_names, [row.name for row in data.bad]) == (("0", "2"), ["row 2"])
+
+
+@pytest.mark.parametrize("image", [None, b"", 7, [1, 2], {"bytes": None, "path": None}])
+def test_what_is_no_picture_in_parquet_is_named_by_its_row(place: Path, image: Any) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds: dict[type, Callable[[], Any]] = {int: pa.int64, list: lambda: pa.list_(pa.int64())}
+    kind = kinds.get(type(image), pa.binary)()
+    if isinstance(image, dict):
+        kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    columns = {"image": pa.array([image], kind), "label": ["a"]}
+    pq.write_table(pa.table(columns), place / "t.parquet")
+    with pytest.raises(DataError, match=r"none of its 1 rows can be read:\n  row 1: .*(no picture|no bytes)"):
+        read(place / "t.parquet")
+
+
+def test_a_parquet_file_that_is_cut_or_damaged_anywhere_is_an_error_of_the_data_or_read(place: Path) -> None:
+    path = write(place / "t.parquet", ROWS)
+    whole = path.read_bytes()
+    for cut in (0, 3, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(DataError, match=r"t\.parquet: not a readable Parquet file"):
+            read(path)
+    refused = 0
+    for at in range(4, len(whole), 41):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            read(path)
+        except (DataError, UsageError):
+            refused += 1
+    assert refused > 5
+
+
+def test_a_line_that_is_no_json_is_named_by_its_line_among_the_others(place: Path) -> None:
+    text = '{"file": "pics/0.png", "label": "a"}\n\n{"file": \n[1]\n{"file": "pics/1.png", "label": "b"}\n'
+    data = read(table(place / "t.jsonl", text))
+    assert [row.name for row in data.bad] == ["line 3", "line 4"]
+    assert len(data.splits["all"]) == 2
+
+
+def test_columns_of_what_has_none_are_refused_and_a_missing_extra_says_what_brings_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match=r"digits: an embedded name .* has no columns; leave out --label-column=x$"):
+        read("digits", Reading(label_column="x", download=True))
+    path = write(place / "t.parquet", ROWS)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"t\.parquet: reading Parquet needs .*pip install 'wideresnet\[tables\]'"):
+        read(path)
+    assert np.array_equal(read("digits").splits["all"].labels[:3], [0, 1, 2])
