@@ -126,7 +126,7 @@ def test_the_loss_of_mixed_pictures_is_cross_entropy_against_mixed_targets(smoot
 def test_validation_counts_every_picture_the_last_short_batch_too() -> None:
     torch.manual_seed(0)
     model = WideResNetClassifier(3, 10, 1)
-    val = pictures(engines.BATCH_SIZE + 44)
+    val = pictures(engines.AT_ONCE + 44)
     row = classification.validation(val, PREPROCESS, CPU)(model)
     with torch.no_grad():
         logits = model.eval()(PREPROCESS.normalise(pixels(val)))
@@ -145,6 +145,17 @@ def test_an_engine_answers_any_number_of_pictures_none_too_and_says_what_it_is()
     logits = engine.compute(pictures(5).images)
     torch.testing.assert_close(engine.compute(pixels(pictures(5))[2:3]), logits[2:3], rtol=1e-4, atol=1e-5)
     assert math.isfinite(float(logits.sum()))
+
+
+def test_the_larger_pictures_are_the_fewer_an_engine_computes_at_once() -> None:
+    model = WideResNetClassifier(3, 10, 1)
+    engine = engines.choose(model, PREPROCESS, CPU)
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    for size, at_once in ((8, 256), (32, 256), (64, 64), (128, 16), (513, 1)):
+        seen.clear()
+        engine.compute(torch.zeros(2 * at_once, 3, size, size, dtype=torch.uint8))
+        assert seen == [at_once, at_once]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.4, 3.0])

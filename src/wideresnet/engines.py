@@ -12,7 +12,7 @@ from wideresnet.data import Stream
 from wideresnet.model import WideResNetClassifier
 from wideresnet.preprocess import Preprocess
 
-BATCH_SIZE = 256
+AT_ONCE = 256  # pictures of up to 32×32; of larger ones as few as have no more pixels, which is what memory goes by
 TTA = Literal["none", "flip"]  # test-time augmentation
 
 
@@ -33,11 +33,15 @@ def choose(model: WideResNetClassifier, preprocess: Preprocess, device: torch.de
     def compute(images: Tensor | Stream) -> Tensor:
         parts = [
             model(preprocess.normalise(part.to(device)).contiguous(memory_format=memory_format(device))).float().cpu()
-            for part in images.split(BATCH_SIZE)
+            for part in images.split(_batch_size(images))
         ]
         return torch.cat(parts) if parts else torch.empty(0, model.fc.out_features)
 
     return Engine("torch", f"torch {torch.__version__} on {device.type}", compute)
+
+
+def _batch_size(images: Tensor | Stream) -> int:
+    return max(1, min(AT_ONCE, AT_ONCE * 32 * 32 // (images.shape[-2] * images.shape[-1])))
 
 
 def with_tta(engine: Engine, tta: TTA, temperature: float) -> Engine:
@@ -55,7 +59,7 @@ def with_tta(engine: Engine, tta: TTA, temperature: float) -> Engine:
         return (temperature * (log_probs.logsumexp(0) - math.log(2))).float()
 
     def compute(images: Tensor | Stream) -> Tensor:
-        parts = [of_part(part) for part in images.split(BATCH_SIZE)]
+        parts = [of_part(part) for part in images.split(_batch_size(images))]
         return torch.cat(parts) if parts else engine.compute(images)
 
     reason = f"{engine.reason}, probabilities averaged over each picture and its mirror image"
