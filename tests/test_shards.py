@@ -18,7 +18,7 @@ import wideresnet as wrn
 from wideresnet import runtime
 from wideresnet.data import decode_all, read
 from wideresnet.data.listing import Span
-from wideresnet.data.shards import expand_braces
+from wideresnet.data.patterns import expand_braces
 from wideresnet.errors import DataError
 from wideresnet.preprocess import Preprocess
 

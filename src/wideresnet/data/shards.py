@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wideresnet.data.listing import ALL, SPLIT_NAMES, Data, Listing, Span, class_order
+from wideresnet.data import patterns
+from wideresnet.data.listing import Data, Listing, Span, class_order
 from wideresnet.errors import DataError
 from wideresnet.images import SUFFIXES
 
@@ -28,16 +29,14 @@ _LABEL_AT_MOST = 1 << 20  # bytes; more is no label
 def are_shards(source: str) -> bool:
     """A .tar (compressed ones too, to be told why not), a pattern of them, or a folder that holds them and no class
     folders: those may lie beside the archive that they came from."""
-    path = Path(source)
-    if path.is_dir():
-        return bool(_in_folder(path))
-    return source.lower().endswith((".tar", *_COMPRESSED)) and (path.exists() or _is_pattern(source))
+    endings = (".tar", *_COMPRESSED)
+    return patterns.are_files(source, endings) or (source.lower().endswith(endings) and Path(source).is_file())
 
 
 def read_shards(source: str) -> Data:
     """Lists the pictures of all shards that `source` names; decodes none. Classes are the labels: numbers in their
     order, names by code point. Raises DataError naming the shard and the member."""
-    shards = _paths(source)
+    shards = patterns.paths(source, (".tar", *_COMPRESSED))
     for shard in shards:
         if shard.name.lower().endswith(_COMPRESSED):
             raise DataError(
@@ -46,13 +45,10 @@ def read_shards(source: str) -> Data:
             )
     splits: dict[str, list[_Sample]] = {}
     skipped = 0
-    for shard in shards:
+    for shard, split in zip(shards, patterns.splits_of(source, shards), strict=True):
         samples, without_picture = _samples(shard)
-        splits.setdefault(_split_of(shard), []).extend(samples)
+        splits.setdefault(split, []).extend(samples)
         skipped += without_picture
-    if ALL in splits and len(splits) > 1:
-        some, other = (next(s for s in shards if (_split_of(s) == ALL) is no_split) for no_split in (True, False))
-        raise DataError(f"{source}: {other.name} names a split and {some.name} none; name train, val or test in each")
     class_names = _classes([sample for samples in splits.values() for sample in samples], source)
     index = {name: label for label, name in enumerate(class_names)}
     listings = {
@@ -64,11 +60,8 @@ def read_shards(source: str) -> Data:
         for split, samples in splits.items()
     }
     notes = (f"passed over: {skipped} samples without a picture",) if skipped else ()
-    path = Path(source)
-    name = path.stem if path.is_file() else (path if path.is_dir() else path.parent).resolve().name
-    return Data(
-        name or "data", str(path.absolute() if _is_pattern(source) else path.resolve()), class_names, listings, notes
-    )
+    name, place = patterns.name_and_place(source)
+    return Data(name, place, class_names, listings, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,68 +178,3 @@ def _classes(samples: Sequence[_Sample], source: str) -> tuple[str, ...]:
             f"{name!r}; expected numbers everywhere, or names"
         )
     return tuple(sorted(numbers, key=lambda label: (int(label), label))) if numbers else class_order(set(first))
-
-
-def _split_of(shard: Path) -> str:
-    """By a word of the shard's name, "train-0000.tar"; else by its folder, if that is a split's name and no more."""
-    found = {SPLIT_NAMES[word] for word in re.split(r"[^a-z]+", shard.name.lower()) if word in SPLIT_NAMES}
-    return found.pop() if len(found) == 1 else SPLIT_NAMES.get(shard.parent.name.lower(), ALL)
-
-
-def _is_pattern(source: str) -> bool:
-    return bool(re.search(r"[*?\[{]", source)) and not Path(source).exists()
-
-
-def _paths(source: str) -> list[Path]:
-    path = Path(source)
-    if path.is_dir():
-        return _in_folder(path)
-    if not _is_pattern(source):
-        return [path]
-    found: list[Path] = []
-    for one in expand_braces(source):
-        part = Path(one)
-        if not re.search(r"[*?\[]", one):
-            if not part.is_file():
-                raise DataError(f"{source}: {part} is not there; expected every shard that the pattern names")
-            found.append(part)
-            continue
-        anchor, rest = (Path(part.anchor), part.relative_to(part.anchor)) if part.is_absolute() else (Path(), part)
-        matched = sorted(anchor.glob(str(rest)))
-        if not matched:
-            raise DataError(f"{source}: matches no file")
-        found += matched
-    return list(dict.fromkeys(found))
-
-
-def _in_folder(folder: Path) -> list[Path]:
-    """Its shards, and those of folders in it that bear a split's name; none if it has other folders."""
-    try:
-        below = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-        inner = [path for path in below if path.is_dir()]
-        if any(path.name.lower() not in SPLIT_NAMES for path in inner):
-            return []
-        files = [path for path in below if path.is_file()]
-        for one in inner:
-            entries = sorted(one.iterdir())
-            if any(path.is_dir() for path in entries):
-                return []
-            files += entries
-    except OSError:
-        return []  # the reader of folders names it
-    return [path for path in files if path.name.lower().endswith((".tar", *_COMPRESSED))]
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """ "a-{00..02}.tar" → a-00.tar, a-01.tar, a-02.tar; "{train,val}.tar" → both; as a shell does it."""
-    found = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
-    if found is None:
-        return [pattern]
-    first, last, words = found.groups()
-    if words is not None:
-        choices = words.split(",")
-    else:
-        step = 1 if int(first) <= int(last) else -1
-        choices = [str(n).zfill(len(first)) for n in range(int(first), int(last) + step, step)]
-    before, after = pattern[: found.start()], pattern[found.end() :]
-    return [before + choice + rest for choice in choices for rest in expand_braces(after)]
