@@ -451,13 +451,13 @@ def test_what_is_kept_is_listed_and_cleared_by_its_key_or_as_a_whole(photos: Pat
     load(photos, cache="off", prepare=Preprocess(size=9, mean=(0.0,) * 3, std=(1.0,) * 3))
     found = cache.entries()
     assert {entry.data for entry in found} == {str(photos)}
-    assert sorted((e.size, e.pictures, e.pixels) for e in found) == [
-        (8, 4, True),
-        (8, 8, True),
-        (9, 4, False),
-        (9, 8, False),
+    assert sorted((e.size, e.pictures, e.kind) for e in found) == [
+        (8, 4, "pixels"),
+        (8, 8, "pixels"),
+        (9, 4, "survey"),
+        (9, 8, "survey"),
     ]
-    assert all(e.num_bytes == (folder / f"{e.key}{'.pixels' if e.pixels else '.survey'}").stat().st_size for e in found)
+    assert all(e.num_bytes == (folder / f"{e.key}.{e.kind}").stat().st_size for e in found)
     overwrite(files(folder)[0], -1, b"7")
     assert sum("another version of wideresnet" in e.note for e in cache.entries()) == 1
     with pytest.raises(UsageError, match="beef: no key of the cache"):

@@ -120,7 +120,15 @@ def test_the_digits_are_embedded() -> None:
         ),
         (
             {"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([0, 3 * 10**8])},
-            "the largest label is 300000000",
+            r"the largest label is 300000000 \(all label 1\)",
+        ),
+        (
+            {
+                "images": np.zeros((3, 4, 4), np.uint8),
+                "labels": np.array([0, 1, 2**64 - 1], np.uint64),
+                "class_names": np.array(["a", "b"]),
+            },
+            r"labels\[2\] is 18446744073709551615; expected labels counted from 0",
         ),
         ({"x": np.zeros(2)}, r"keys \['x'\]; expected train_images"),
         ({"images": np.array([{}], dtype=object), "labels": np.zeros(1, int)}, "not a readable .npz of plain arrays"),

@@ -68,6 +68,35 @@ def test_a_data_set_saved_with_splits_is_read_with_its_classes_and_our_own_decod
     assert (read("hf:.").name, read("hf:.").place) == (data.name, data.place)
 
 
+def labelled(names: list[str], labels: list[int]) -> Any:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    rows = {"image": [{"bytes": png(i), "path": None} for i in range(len(labels))], "label": labels}
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+def test_a_split_that_numbers_the_classes_otherwise_is_read_by_its_own_names(tmp_path: Path) -> None:
+    parts = {"train": labelled(["zebra", "ant"], [0, 1]), "test": labelled(["ant", "zebra"], [0, 1, 1])}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "d")
+    data = read(f"hf:{tmp_path}/d")
+    assert data.class_names == ("zebra", "ant")
+    assert (data.splits["train"].labels.tolist(), data.splits["test"].labels.tolist()) == ([0, 1], [1, 0, 0])
+    (note,) = data.notes
+    assert note.endswith("split test numbers its classes in another order; they are taken by their names")
+    parts["test"] = labelled(["ant", "ox"], [0, 1])
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "e")
+    with pytest.raises(
+        DataError, match=r"split train and hf:.*, split test name different classes .*: zebra; .*: ox\)"
+    ):
+        read(f"hf:{tmp_path}/e")
+
+
+def test_splits_that_differ_in_columns_are_an_error_that_names_both(tmp_path: Path) -> None:
+    parts = {"train": made(0, 2), "test": made(0, 2, kind=["a", "b"])}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "d")
+    with pytest.raises(DataError, match=r"split train and hf:.*, split test have different columns .*second: kind\)"):
+        read(f"hf:{tmp_path}/d")
+
+
 def test_one_split_alone_is_data_without_splits_in_every_form_that_the_library_reads(tmp_path: Path) -> None:
     made(0, 6).save_to_disk(tmp_path / "arrow")
     (tmp_path / "parquet").mkdir()

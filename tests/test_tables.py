@@ -374,3 +374,145 @@ def test_columns_of_what_has_none_are_refused_and_a_missing_extra_says_what_brin
     with pytest.raises(UsageError, match=r"t\.parquet: reading Parquet needs .*pip install 'wideresnet\[tables\]'"):
         read(path)
     assert np.array_equal(read("digits").splits["all"].labels[:3], [0, 1, 2])
+
+
+# Several Parquet files
+
+
+def labelled(path: Path, label: list[Any], names: list[str] | None = None) -> Path:
+    """A Parquet file as Hugging Face writes it, three pictures in it; of one ClassLabel if names are given."""
+    import datasets
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {"image": [{"bytes": png(i), "path": None} for i in range(3)], "label": label}
+    part = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    if names:
+        part = part.cast_column("label", datasets.ClassLabel(names=names))
+    part.to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("source", "splits"),
+    [
+        (".", {"train": 9, "val": 2, "test": 1}),
+        ("*.parquet", {"train": 9, "val": 2, "test": 1}),
+        ("train-*.parquet", {"train": 9}),
+        ("{train,test}-00000-of-0000{1..2}.parquet", None),
+        ("train-0000{0,1}-of-00002.parquet", {"train": 9}),
+    ],
+)
+def test_a_folder_or_a_pattern_of_parquet_files_is_one_set_with_the_splits_of_their_names(
+    place: Path, monkeypatch: pytest.MonkeyPatch, source: str, splits: dict[str, int] | None
+) -> None:
+    rows = [{"image": png(i), "label": "abc"[i % 3]} for i in range(12)]
+    (place / "birds").mkdir()
+    names = ["train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001", "test-00000-of-00001"]
+    for name, start, stop in zip(names, (0, 5, 9, 11), (5, 9, 11, 12), strict=True):
+        write(place / "birds" / f"{name}.parquet", rows[start:stop])
+    (place / "birds" / "README.md").write_text("# Birds")
+    monkeypatch.chdir(place / "birds")
+    if splits is None:
+        with pytest.raises(DataError, match=r"train-00000-of-00001\.parquet is not there; expected every shard"):
+            read(source)
+        return
+    data = read(source)
+    assert ({split: len(one) for split, one in data.splits.items()}, data.name) == (splits, "birds")
+    assert data.notes == ()
+    assert data.splits["train"].names[4:6] == (f"{names[0]}.parquet row 5", f"{names[1]}.parquet row 1")
+    assert data.splits["train"].labels.tolist() == [i % 3 for i in range(9)]
+    assert data.splits["train"].sources == [png(i) for i in range(9)]
+    monkeypatch.chdir(place)
+    assert labels_of(read(data.place)) == labels_of(data)
+
+
+def test_of_files_that_are_counted_by_their_names_those_that_are_missing_are_said(place: Path) -> None:
+    for i in (0, 2):
+        labelled(place / "s" / f"train-{i:05d}-of-00003.parquet", ["a", "b", "a"])
+    assert read(place / "s").notes == ("train: 2 of its 3 files are there",)
+
+
+def test_a_parquet_file_beside_class_folders_and_one_alone_are_what_they_were(place: Path) -> None:
+    labelled(place / "meta.parquet", ["a", "b", "a"])
+    assert read(place).class_names == ("pics",)
+    assert list(read(labelled(place / "one" / "train-0.parquet", ["a", "b", "a"])).splits) == ["all"]
+
+
+def test_files_that_differ_in_columns_are_an_error_that_names_both(place: Path) -> None:
+    (place / "s").mkdir()
+    write(place / "s" / "a.parquet", [{"image": png(0), "label": "a"}])
+    write(place / "s" / "b.parquet", [{"image": png(1), "class": "a", "note": 1}])
+    message = (
+        r"a\.parquet and .*b\.parquet have different columns \(only in the first: label; only in the second: class, "
+    )
+    with pytest.raises(DataError, match=message):
+        read(place / "s")
+
+
+def test_files_that_number_their_classes_otherwise_are_joined_by_name_and_that_is_said(place: Path) -> None:
+    labelled(place / "s" / "train-0.parquet", [0, 1, 2], ["zebra", "ant", "owl"])
+    labelled(place / "s" / "val-0.parquet", [0, 1, 2], ["ant", "zebra", "owl"])
+    data = read(place / "s")
+    assert data.class_names == ("zebra", "ant", "owl")
+    assert [data.class_names[i] for i in data.splits["val"].labels] == ["ant", "zebra", "owl"]
+    assert len(data.notes) == 1
+    assert "val-0.parquet numbers its classes in another order; they are taken by their names" in data.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("second", "label", "message"),
+    [
+        (["zebra", "ox"], [0, 1, 0], "only in the first: ant; only in the second: ox"),
+        (["zebra"], [0, 0, 0], "only in the first: ant"),
+        (None, [0, 1, 0], "only in the first: ant, zebra"),
+    ],
+)
+def test_files_that_name_other_classes_are_an_error_that_names_both(
+    place: Path, second: list[str] | None, label: list[int], message: str
+) -> None:
+    labelled(place / "s" / "train-0.parquet", [0, 1, 0], ["zebra", "ant"])
+    labelled(place / "s" / "val-0.parquet", label, second)
+    both = r"train-0\.parquet and .*val-0\.parquet name different classes in column 'label'"
+    with pytest.raises(DataError, match=rf"{both} \({message}\)"):
+        read(place / "s")
+
+
+def test_a_shard_that_is_cut_or_damaged_is_named_and_no_row_of_it_is_lost_in_silence(place: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    good = labelled(place / "s" / "train-0.parquet", ["a", "b", "a"])
+    bad = good.with_name("train-1.parquet")
+    columns = pa.table({"image": [png(i) for i in range(20)], "label": ["a"] * 20})
+    pq.write_table(columns, bad, row_group_size=5, compression="none", write_page_checksum=True)
+    whole = bad.read_bytes()
+    for cut in range(0, len(whole), 97):
+        bad.write_bytes(whole[:cut])
+        with pytest.raises(DataError, match=r"train-1\.parquet: not a readable Parquet file"):
+            read(place / "s")
+    bad.write_bytes(whole)
+    assert len(read(place / "s").splits["train"]) == 23
+    at = whole.index(png(7)) + 40
+    bad.write_bytes(whole[:at] + b"\0" + whole[at + 1 :])
+    with pytest.raises(
+        DataError, match=r"train-1\.parquet: column 'image' cannot be read: .*Copy or make the file again"
+    ):
+        read(place / "s")
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64 - 1, -(2**63) - 1, 1e300])
+def test_a_number_too_large_for_a_class_is_named_by_its_row(place: Path, number: float) -> None:
+    rows = [{"file": "pics/0.png", "label": 0}, {"file": "pics/1.png", "label": number}]
+    (row,) = read(write(place / "t.jsonl", rows)).bad
+    assert row.name == "line 2"
+    assert "no number of a class is so large" in row.reason
+
+
+def test_unsigned_labels_of_parquet_are_never_wrapped_into_others(place: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    labels = pa.array([0, 1, 2**64 - 1], pa.uint64())
+    pq.write_table(pa.table({"file": [f"pics/{i}.png" for i in range(3)], "label": labels}), place / "t.parquet")
+    data = read(place / "t.parquet")
+    assert (data.class_names, [row.name for row in data.bad]) == (("0", "1"), ["row 3"])

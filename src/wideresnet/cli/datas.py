@@ -8,6 +8,8 @@ data = App(name="data", help="What is kept of data between runs: `wrn data cache
 cache = App(name="cache", help="Decoded pictures on disk, mapped by the next run; safe to remove.")
 data.command(cache)
 
+_KINDS = {"pixels": "", "survey": " (digests only)", "encoded": " (encoded, of a table)"}
+
 
 @cache.command(name="list")
 def list_(*, json: bool = False) -> None:
@@ -27,16 +29,16 @@ def list_(*, json: bool = False) -> None:
     columns = {"data": "left", "size": "right", "pictures": "right", "bytes": "right", "made": "left", "key": "left"}
     rows = []
     for entry in found:
-        what = entry.note or (f"{entry.pictures:,}" if entry.pixels else f"{entry.pictures:,} (digests only)")
+        what = entry.note or f"{entry.pictures:,}{_KINDS[entry.kind]}"
         made = f"{entry.made:%Y-%m-%d %H:%M}"
-        rows.append([entry.data, str(entry.size), what, f"{entry.num_bytes:,}", made, entry.key])
+        rows.append([entry.data, str(entry.size or "–"), what, f"{entry.num_bytes:,}", made, entry.key])
     print_table("", columns, rows)
     say(f"{sum(entry.num_bytes for entry in found):,} bytes in {kept.folder()}")
 
 
 @cache.command
 def clear(*keys: str) -> None:
-    """Remove what is kept. A run that reads it keeps it until it ends.
+    """Remove what is kept. A run that reads it keeps it until it ends; encoded pictures that one reads are left.
 
     Parameters
     ----------
@@ -47,3 +49,5 @@ def clear(*keys: str) -> None:
 
     num_files, num_bytes = kept.clear(keys)
     print(f"removed: {num_files} file{'' if num_files == 1 else 's'}, {num_bytes:,} bytes")
+    if left := [entry.key for entry in kept.entries() if not keys or entry.key.startswith(keys)]:
+        say(f"left, for a run reads them: {', '.join(left)}")

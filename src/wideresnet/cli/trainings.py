@@ -73,8 +73,9 @@ def train(
     Parameters
     ----------
     data
-        A folder of class folders (with or without train/val/test), a table (.csv, .tsv, .jsonl, .parquet), an .npz of
-        arrays, a name (digits; with --download cifar10, cifar100, svhn, …), or hf:NAME of Hugging Face.
+        A folder of class folders (with or without train/val/test), a table (.csv, .tsv, .jsonl, .parquet), a folder or
+        a pattern of shards (.tar, .parquet), an .npz of arrays, a name (digits; with --download cifar10, cifar100,
+        svhn, …), or hf:NAME of Hugging Face.
     resume
         Go on with this run or cross-validation, exactly where its last whole epoch ended; nothing else is given then.
     arch

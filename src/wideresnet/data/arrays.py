@@ -90,6 +90,8 @@ def _labels(labels: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.int64
         raise DataError(f"{where}: {labels.dtype} {list(labels.shape)}; expected integers [N], counted from 0")
     if len(labels) and labels.min() < 0:
         raise DataError(f"{where}[{int(np.argmin(labels))}] is {labels.min()}; expected labels counted from 0")
+    if len(labels) and labels.max() > np.iinfo(np.int64).max:  # uint64: a signed number would wrap
+        raise DataError(f"{where}[{int(np.argmax(labels))}] is {labels.max()}; expected labels counted from 0")
     return labels.astype(np.int64)
 
 
@@ -98,7 +100,10 @@ def _class_names(
 ) -> tuple[str, ...]:
     largest = max((int(values.max()) for values in labels.values() if len(values)), default=-1)
     if "class_names" not in arrays and largest > max(1000, sum(map(len, labels.values()))):
-        raise DataError(f"{path}: the largest label is {largest}; labels count the classes from 0")
+        split, row = next((s, int(np.argmax(v))) for s, v in labels.items() if len(v) and v.max() == largest)
+        raise DataError(
+            f"{path}: the largest label is {largest} ({split} label {row}); labels count the classes from 0"
+        )
     if "class_names" not in arrays:
         return tuple(str(label) for label in range(largest + 1))
     if arrays["class_names"].ndim != 1:

@@ -1,4 +1,5 @@
-"""Decoded pictures ↔ disk: one file for one listing at one preprocessing, mapped into memory by the next run.
+"""Decoded pictures ↔ disk: one file for one listing at one preprocessing, mapped into memory by the next run. Encoded
+ones that `packs` copies out of tables lie beside them, in files that are written, listed and cleared alike.
 
 A file is: pixels uint8 [N, C, size, size] (of `off`, which keeps none: nothing) · digests uint8 [N, 16] · sums int64
 [N, C, 2] · a header as JSON · the header's length, a SHA-256 over all but the pixels, and a mark with the version of
@@ -11,7 +12,7 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,8 +32,9 @@ from wideresnet.preprocess import Preprocess
 
 _MARK = b"wrnpics1"  # ends every whole file; its last digit is the version of the format
 _FOOTER = struct.Struct("<Q32s8s")
+FOOTER_BYTES = _FOOTER.size
 _CHECKED_BYTES = 1 << 24  # of pixels, spread over the file, that are compared with their sums when it is opened
-PIXELS, SURVEY = ".pixels", ".survey"
+PIXELS, SURVEY, ENCODED = ".pixels", ".survey", ".encoded"
 
 
 class Unfit(OSError):  # noqa: N818 - the reason why a file is made anew
@@ -71,15 +73,18 @@ def key_of(listing: Listing, prepare: Preprocess) -> str:
             what = hashlib.sha256(source).digest()
         elif isinstance(source, Span):
             if source.file not in shards:
-                shards[source.file] = _stamp(source.file)
+                shards[source.file] = stamp(source.file)
             what = (source.file.name, source.start, source.length, shards[source.file])
         else:
-            what = _stamp(source)
+            what = stamp(source)
         digest.update(repr((name, what)).encode(errors="backslashreplace"))
     return digest.hexdigest()
 
 
-def _stamp(path: Path) -> object:
+def stamp(path: Path) -> object:
+    """What changes whenever the file does."""
+    if path.suffix == ENCODED:  # named by the stamps of what it was copied from: made anew, it is the same
+        return path.stem
     try:
         status = path.stat()
     except OSError as error:
@@ -108,9 +113,7 @@ def read(path: Path, key: str, listing: Listing, prepare: Preprocess) -> tuple[S
 
     Raises FileNotFoundError, and Unfit if the file is damaged, of another version, or of other pictures.
     """
-    size, head = path.stat().st_size, _read_header(path)
-    if head["key"] != key:
-        raise Unfit("it is of other pictures")
+    size, head = path.stat().st_size, read_header(path, key)
     if changed := [
         f"{k} {head['versions'].get(k)} → {v}" for k, v in versions().items() if head["versions"].get(k) != v
     ]:
@@ -140,8 +143,9 @@ def read(path: Path, key: str, listing: Listing, prepare: Preprocess) -> tuple[S
     return found, pixels
 
 
-def _read_header(path: Path) -> dict[str, Any]:
-    """The header, with "begin", where the part that is checked begins, and "length", its own in bytes. Raises Unfit."""
+def read_header(path: Path, key: str | None = None) -> dict[str, Any]:
+    """The header, with "begin", where the part that is checked begins, and "length", its own in bytes. Raises Unfit,
+    also if the file has another key than the one given."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         if size < _FOOTER.size:
@@ -160,16 +164,41 @@ def _read_header(path: Path) -> dict[str, Any]:
             raise Unfit("it is damaged") from error
     if not whole:
         raise Unfit("it is damaged")
+    if key is not None and head.get("key") != key:
+        raise Unfit("it is of other pictures")
     return {**head, "length": length}
 
 
 def write(
     path: Path, key: str, place: str, prepare: Preprocess, make: Callable[[Callable[[Tensor], None]], Survey]
 ) -> None:
-    """Writes the file whole or not at all. `make` is given where pixels go, and returns the survey of all of them.
+    """Writes the file. `make` is given where pixels go, and returns the survey of all of them. Raises OSError if the
+    disk refuses; nothing is left then."""
+    with whole(path) as file:
+
+        def keep(chunk: Tensor) -> None:
+            if path.suffix == PIXELS:
+                file.write(chunk.numpy().data)
+
+        found = make(keep)
+        marks = b"".join(digest.ljust(DIGEST_BYTES, b"\0") for digest in found.digests)
+        head = {
+            "key": key,
+            "place": place,
+            "pictures": len(found.digests),
+            "size": prepare.size,
+            "versions": versions(),
+            "bad": found.bad,
+        }
+        close(file, head, marks, found.sums.numpy().tobytes())
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, which is at `path` when the block ends without an error, and else nowhere.
 
     Two runs that build the same file do not see each other: the one that ends last replaces an equal file. Raises
-    OSError if the disk refuses; nothing is left then.
+    OSError if the disk refuses.
     """
     remove_leftovers(path.parent)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -177,29 +206,8 @@ def write(
     try:
         with os.fdopen(handle, "wb") as file:
             with contextlib.suppress(OSError):  # a disk without locks: what a kill leaves stays, then
-                _lock(file)
-
-            def keep(chunk: Tensor) -> None:
-                if path.suffix == PIXELS:
-                    file.write(chunk.numpy().data)
-
-            found = make(keep)
-            head = {
-                "key": key,
-                "place": place,
-                "pictures": len(found.digests),
-                "size": prepare.size,
-                "begin": file.tell(),
-                "versions": versions(),
-                "bad": found.bad,
-            }
-            text = json.dumps(head).encode()
-            marks = b"".join(digest.ljust(DIGEST_BYTES, b"\0") for digest in found.digests)
-            parts = (marks, found.sums.numpy().tobytes(), text)
-            for part in parts:
-                file.write(part)
-            digest = hashlib.sha256(b"".join(parts)).digest()
-            file.write(_FOOTER.pack(len(text), digest, _MARK))
+                lock(file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
             files.share(temporary)
@@ -210,14 +218,23 @@ def write(
         raise
 
 
-def _lock(file: IO[bytes]) -> bool:
-    """Held by who builds, and by no one once that process is gone. Raises OSError if somebody holds it; False where
-    there are no such locks (Windows)."""
+def close(file: IO[bytes], head: Mapping[str, Any], *parts: bytes) -> None:
+    """Ends a file of the cache after its pictures: with `parts`, the header, and the mark of a whole one."""
+    text = json.dumps({**head, "begin": file.tell()}).encode()
+    for part in (*parts, text):
+        file.write(part)
+    digest = hashlib.sha256(b"".join((*parts, text))).digest()
+    file.write(_FOOTER.pack(len(text), digest, _MARK))
+
+
+def lock(file: IO[bytes], *, shared: bool = False) -> bool:
+    """Held by the one who builds or clears, or `shared` by all who read, and by no one once that process is gone.
+    Raises OSError if somebody else holds it; False where there are no such locks (Windows)."""
     try:
         import fcntl
     except ImportError:
         return False
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     return True
 
 
@@ -227,7 +244,7 @@ def remove_leftovers(where: Path) -> int:
     for path in where.glob(".*.tmp"):
         with contextlib.suppress(OSError), path.open("rb") as file:
             size = path.stat().st_size
-            if size and _lock(file):  # an empty one may be about to be locked
+            if size and lock(file):  # an empty one may be about to be locked
                 path.unlink()
                 freed += size
     return freed
@@ -235,13 +252,13 @@ def remove_leftovers(where: Path) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A file of the cache: `size` in pixels, `pixels` whether it keeps them; `note` where it cannot be used."""
+    """A file of the cache: `kind` is its ending, `size` in pixels (0: as they came); `note` where it cannot be used."""
 
     key: str
+    kind: str
     data: str
     size: int
     pictures: int
-    pixels: bool
     num_bytes: int
     made: datetime
     note: str = ""
@@ -253,7 +270,7 @@ class Entry:
 
 def entries() -> list[Entry]:
     """All that is kept, newest first. Raises OSError."""
-    found = [_entry(path) for path in folder().iterdir() if path.suffix in (PIXELS, SURVEY)]
+    found = [_entry(path) for path in folder().iterdir() if path.suffix in (PIXELS, SURVEY, ENCODED)]
     return sorted(found, key=lambda entry: entry.made, reverse=True)
 
 
@@ -262,15 +279,15 @@ def _entry(path: Path) -> Entry:
     head: dict[str, Any] = {"place": "–", "size": 0, "pictures": 0}
     note = ""
     try:
-        head = _read_header(path)
+        head = read_header(path)
     except Unfit as error:
         note = f"{error}; the next run makes it anew"
     return Entry(
         key=path.stem,
+        kind=path.suffix[1:],
         data=head["place"],
         size=head["size"],
         pictures=head["pictures"],
-        pixels=path.suffix == PIXELS,
         num_bytes=status.st_size,
         made=datetime.fromtimestamp(status.st_mtime).astimezone(),
         note=note,
@@ -280,14 +297,31 @@ def _entry(path: Path) -> Entry:
 def clear(keys: Sequence[str] = ()) -> tuple[int, int]:
     """Removes the files whose key begins with one of `keys`, or all, and what killed builds left: (files, bytes).
 
-    A run that has one mapped keeps it until it ends. Raises UsageError on a key that is none, OSError.
+    A run that has pixels mapped keeps them until it ends; encoded pictures that a run reads are left. Raises UsageError
+    on a key that is none, OSError.
     """
     there = entries()
     for key in keys:
         if not key or not any(entry.key.startswith(key) for entry in there):
             known = nearest(key, [entry.key for entry in there]) if there else "; the cache is empty"
             raise UsageError(f"{key or 'an empty key'}: no key of the cache{known}")
-    gone = [entry for entry in there if not keys or entry.key.startswith(tuple(keys))]
-    for entry in gone:
-        (folder() / (entry.key + (PIXELS if entry.pixels else SURVEY))).unlink(missing_ok=True)
+    wanted = [entry for entry in there if not keys or entry.key.startswith(tuple(keys))]
+    gone = [entry for entry in wanted if _removed(folder() / f"{entry.key}.{entry.kind}")]
     return len(gone), sum(entry.num_bytes for entry in gone) + remove_leftovers(folder())
+
+
+def _removed(path: Path) -> bool:
+    """Whether it is gone: not if a run reads encoded pictures from it, one by one by its name."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.suffix == ENCODED:
+            with path.open("rb") as file:
+                try:
+                    lock(file)
+                except BlockingIOError:
+                    return False
+                except OSError:  # a disk without locks
+                    pass
+                path.unlink()
+        else:
+            path.unlink()
+    return True

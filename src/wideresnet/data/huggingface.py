@@ -1,11 +1,14 @@
 """`hf:NAME` → `Data`, through the `datasets` library; pictures stay encoded, so that our own decoding reads them."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from wideresnet import runtime
+from wideresnet.data import packs
 from wideresnet.data.listing import ALL, SPLIT_NAMES, Data
 from wideresnet.data.rows import Rows, listed
 from wideresnet.data.tables import class_names, kinds
@@ -15,7 +18,7 @@ from wideresnet.reading import Reading
 PREFIX = "hf:"
 
 
-def read_huggingface(source: str, reading: Reading) -> Data:
+def read_huggingface(source: str, reading: Reading, watch: runtime.Watch) -> Data:
     """`hf:NAME`, `hf:NAME:CONFIG`, or `hf:FOLDER` that `datasets` wrote or can read. What is not on this machine is
     fetched only if `reading.download`, into that library's own cache.
 
@@ -49,7 +52,7 @@ def read_huggingface(source: str, reading: Reading) -> Data:
         raise DataError(f"{source}: splits {', '.join(parts)}; expected at most one each of train, val and test")
     folder = Path(name) if is_folder else Path.cwd()
     tables = [_rows(source, split, parts[split], ours[split], folder) for split in used]
-    data = listed(Path(name).name or "data", source, tables, reading)
+    data = listed(Path(name).name or "data", source, tables, reading, watch)
     passed = ", ".join(split for split in parts if split not in used)
     note = (f"passed over, neither train, val nor test: split {passed}",) if passed else ()
     return dataclasses.replace(data, notes=(*data.notes, *note))
@@ -108,16 +111,28 @@ def _rows(source: str, split: str, part: Any, ours: str, folder: Path) -> Rows:
         if role == "image":
             encoded = encoded.cast_column(column, datasets.Image(decode=False))
 
-    def values(name: str) -> Callable[[], Iterable[object]]:
-        return lambda: (value for batch in encoded.select_columns([name]).iter(256) for value in batch[name])
-
+    where = source if split == ALL else f"{source}, split {split}"
     return Rows(
-        where=source,
-        columns={name: values(name) for name in part.column_names},
+        where=where,
+        columns={name: partial(_column, where, encoded, name) for name in part.column_names},
         row=lambda i: f"{split} row {i + 1}",
         folder=folder,
         typed=True,
         split=ours,
         kinds=roles,
-        class_names=class_names(source, features),
+        class_names=class_names(where, features),
+        files=tuple(Path(file["filename"]) for file in part.cache_files),
+        num_rows=part.num_rows,
     )
+
+
+def _column(where: str, part: Any, name: str) -> Iterator[object]:
+    """Its cells, so many rows at once as their bytes allow. Raises DataError."""
+    import pyarrow
+
+    column = part.select_columns([name])
+    try:
+        for batch in column.iter(packs.rows_at_once(column.data.nbytes, part.num_rows)):
+            yield from batch[name]
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{where}: column {name!r} cannot be read: {error}. Make the data set again") from error

@@ -12,7 +12,7 @@ from wideresnet.data.folders import read_folder
 from wideresnet.data.huggingface import PREFIX, read_huggingface
 from wideresnet.data.listing import Data
 from wideresnet.data.shards import are_shards, read_shards
-from wideresnet.data.tables import TABLES, read_table
+from wideresnet.data.tables import TABLES, are_parquets, read_parquets, read_table
 from wideresnet.errors import DataError, UsageError, nearest
 from wideresnet.images import SUFFIXES
 from wideresnet.reading import Reading
@@ -37,6 +37,7 @@ READERS: tuple[Reader, ...] = (
         are_shards,
         lambda source, *_: read_shards(source),
     ),
+    Reader("Parquet files (a folder or a pattern of them)", are_parquets, read_parquets, has_columns=True),
     Reader(
         "a folder of class folders",
         lambda source: Path(source).is_dir(),
@@ -50,13 +51,13 @@ READERS: tuple[Reader, ...] = (
     Reader(
         f"a table ({', '.join(TABLES)})",
         lambda source: Path(source).suffix.lower() in TABLES and Path(source).is_file(),
-        lambda source, reading, _: read_table(Path(source), reading),
+        lambda source, reading, watch: read_table(Path(source), reading, watch),
         has_columns=True,
     ),
     Reader(
         f"a Hugging Face dataset ({PREFIX}NAME)",
         lambda source: source.startswith(PREFIX) and len(source) > len(PREFIX),
-        lambda source, reading, _: read_huggingface(source, reading),
+        read_huggingface,
         has_columns=True,
     ),
 )

@@ -9,12 +9,14 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 
 import numpy as np
 
-from wideresnet.data.listing import ALL, SPLIT_NAMES, SPLITS, BadFile, Data, Listing, Source, class_order
+from wideresnet import runtime
+from wideresnet.data import packs
+from wideresnet.data.listing import ALL, SPLIT_NAMES, SPLITS, BadFile, Data, Listing, Source, Span, class_order
 from wideresnet.errors import DataError, UsageError, nearest
 from wideresnet.reading import Reading
 
@@ -45,35 +47,40 @@ class Rows:
     kinds: Mapping[str, str] = field(default_factory=dict)  # column → "image" or "label", where the file says so
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # column → what its numbers stand for
     bad: Sequence[BadFile] = ()  # rows that are none
+    files: Sequence[Path] = ()  # of which the cells may hold pictures, not their paths alone
+    num_rows: int = 0  # where there are such files
 
 
 class _BadCellError(Exception):
     """Why a cell cannot be what its column says."""
 
 
-def listed(name: str, place: str, tables: Sequence[Rows], reading: Reading) -> Data:
-    """The pictures and labels of `tables`, which have the same columns. What a row lacks is in `Data.bad`.
+def listed(name: str, place: str, tables: Sequence[Rows], reading: Reading, watch: runtime.Watch) -> Data:
+    """The pictures and labels of `tables`. What a row lacks is in `Data.bad`.
 
-    Raises UsageError for a column that is not there, DataError where columns cannot be told, where labels are numbers
-    in one row and names in another, and where no row can be read.
+    Raises UsageError for a column that is not there, DataError where columns cannot be told, where two tables have
+    other columns or classes, where labels are numbers in one row and names in another, and where no row can be read.
     """
     bad = [row for table in tables for row in table.bad]
-    if not tables[0].columns:
+    if not any(table.columns for table in tables):
         raise _nothing(place, bad)
+    _check_columns(tables)
     columns = {role: _column(role, tables[0], getattr(reading, f"{role}_column")) for role in _FOUND_BY}
     if columns["image"] == columns["label"]:
         raise UsageError(f"--image-column and --label-column are both {columns['image']!r}; they are two columns")
-    names_of = tables[0].class_names.get(str(columns["label"]), ())
+    notes = _check_class_names(tables, str(columns["label"]))
     good: list[_Row] = []
-    for table in tables:
-        for row in _rows(table, columns, names_of):
+    for table, pictures in zip(tables, _pictures(place, tables, str(columns["image"]), watch), strict=True):
+        for row in _rows(table, columns, pictures):
             if isinstance(row, BadFile):
                 bad.append(row)
             else:
                 good.append(row)
     if not good:
         raise _nothing(place, bad)
-    labels, class_names, notes = _classes(place, good, names_of, typed=tables[0].typed)
+    names_of = tables[0].class_names.get(str(columns["label"]), ())
+    labels, class_names, more = _classes(place, good, names_of, typed=tables[0].typed)
+    notes += more
     for role in ("split", "group"):  # found by its name alone, and what is judged follows from it
         if columns[role] and not getattr(reading, f"{role}_column"):
             notes.append(f"column {columns[role]!r} is taken as the {role}")
@@ -88,6 +95,58 @@ def listed(name: str, place: str, tables: Sequence[Rows], reading: Reading) -> D
                 groups=tuple(good[i].group for i in index) if columns["group"] else (),
             )
     return Data(name, place, class_names, splits, tuple(notes), tuple(bad))
+
+
+def _check_columns(tables: Sequence[Rows]) -> None:
+    first = tables[0]
+    for other in tables[1:]:
+        if set(other.columns) != set(first.columns):
+            raise DataError(
+                f"{first.where} and {other.where} have different columns ({_apart(first.columns, other.columns)}). "
+                "Name them alike, or read them one by one"
+            )
+
+
+def _check_class_names(tables: Sequence[Rows], label: str) -> list[str]:
+    """A note if a table numbers the classes otherwise: its rows are read by its own names. Raises DataError if it names
+    others."""
+    first, notes = tables[0], list[str]()
+    ours = first.class_names.get(label, ())
+    for other in tables[1:]:
+        theirs = other.class_names.get(label, ())
+        if set(theirs) != set(ours):
+            raise DataError(
+                f"{first.where} and {other.where} name different classes in column {label!r} ({_apart(ours, theirs)}). "
+                "Write all classes into both, or read them one by one"
+            )
+        if theirs != ours:
+            notes.append(f"{other.where} numbers its classes in another order; they are taken by their names")
+    return notes
+
+
+def _apart(ours: Iterable[str], theirs: Iterable[str]) -> str:
+    """What only one of the two has: "only in the first: a, b; only in the second: c"."""
+    only = {"first": sorted({*ours} - {*theirs}), "second": sorted({*theirs} - {*ours})}
+    return "; ".join(
+        f"only in the {which}: {', '.join(names[:5])}{', …' * (len(names) > 5)}"
+        for which, names in only.items()
+        if names
+    )
+
+
+def _pictures(place: str, tables: Sequence[Rows], name: str, watch: runtime.Watch) -> list[Iterable[object]]:
+    """The image column of each table, to be read one after another."""
+    if not all(table.files for table in tables):
+        return [table.columns[name]() for table in tables]
+    column = packs.Column(
+        place=place,
+        name=name,
+        files=[file for table in tables for file in table.files],
+        num_rows=sum(table.num_rows for table in tables),
+        read=lambda: chain.from_iterable(table.columns[name]() for table in tables),
+    )
+    cells = iter(packs.cells(column, watch))
+    return [islice(cells, table.num_rows) for table in tables]
 
 
 def _nothing(place: str, bad: Sequence[BadFile]) -> DataError:
@@ -127,14 +186,15 @@ class _Row:
     group: str
 
 
-def _rows(table: Rows, columns: Mapping[str, str | None], names_of: Sequence[str]) -> Iterator[_Row | BadFile]:
+def _rows(table: Rows, columns: Mapping[str, str | None], pictures: Iterable[object]) -> Iterator[_Row | BadFile]:
     """Each row checked; one that cannot be, with all its reasons."""
+    names_of = table.class_names.get(str(columns["label"]), ())
 
     def values(role: str) -> Iterable[object]:
         name = columns[role]
         return repeat(None) if name is None else table.columns[name]()
 
-    cells = zip(values("image"), values("label"), values("split"), values("group"), strict=False)
+    cells = zip(pictures, values("label"), values("split"), values("group"), strict=False)
     for i, (image, label, split, group) in enumerate(cells):
         where, reasons = table.row(i), list[str]()
         source: Source = b""
@@ -165,15 +225,16 @@ def _is_nothing(value: object) -> bool:
 
 
 def _source(value: object, table: Rows, where: str) -> tuple[Source, str]:
-    """A path, bytes, or Hugging Face's {"bytes": …, "path": …} → the picture and its name for people."""
+    """A path, bytes or where they lie, or Hugging Face's {"bytes": …, "path": …} → the picture and its name for
+    people."""
     name = where
     if isinstance(value, Mapping):
         content, path = value.get("bytes"), value.get("path")
         value, name = (path, name) if content is None else (content, path or name)
     if _is_nothing(value):
         raise _BadCellError("no picture")
-    if isinstance(value, bytes):
-        if not value:
+    if isinstance(value, bytes | Span):
+        if value == b"":
             raise _BadCellError("no bytes where the picture should be")
         return value, str(name)
     if not isinstance(value, str):
@@ -197,6 +258,8 @@ def _label(value: object, names_of: Sequence[str], *, typed: bool) -> int | str:
     if isinstance(value, float) and value.is_integer():  # what a column of integers becomes where one is missing
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
+        if not -(2**63) <= value < 2**63:
+            raise _BadCellError(f"label {str(value)[:40]}: no number of a class is so large; expected 64 bits at most")
         if names_of and not 0 <= value < len(names_of):
             raise _BadCellError(f"label {value}: the file names its classes 0 to {len(names_of) - 1}")
         return names_of[value] if names_of else value

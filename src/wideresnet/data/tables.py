@@ -1,25 +1,49 @@
 """Tables on disk (.csv, .tsv, .jsonl, .parquet) → `Rows`. Their form is dealt with here; `rows` has what they mean."""
 
 import csv
+import dataclasses
 import io
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from wideresnet import runtime
+from wideresnet.data import packs, patterns
 from wideresnet.data.listing import BadFile, Data
 from wideresnet.data.rows import Rows, listed
 from wideresnet.errors import DataError, missing_extra
 from wideresnet.reading import Reading
 
+_PARQUET = (".parquet",)
 _DELIMITERS = (",", ";", "\t", "|")
+_BUFFER_BYTES = 1 << 20  # of a Parquet column
 _LONGEST_FIELD = 1 << 24  # characters of one CSV field: beyond, a quote is open
 
 
-def read_table(path: Path, reading: Reading) -> Data:
+def read_table(path: Path, reading: Reading, watch: runtime.Watch) -> Data:
     """Raises DataError, naming the row, and UsageError for a column that is not there."""
-    return listed(path.stem, str(path.resolve()), [TABLES[path.suffix.lower()](path)], reading)
+    return listed(path.stem, str(path.resolve()), [TABLES[path.suffix.lower()](path)], reading, watch)
+
+
+def are_parquets(source: str) -> bool:
+    """A folder of Parquet files and no class folders, or a pattern of them."""
+    return patterns.are_files(source, _PARQUET)
+
+
+def read_parquets(source: str, reading: Reading, watch: runtime.Watch) -> Data:
+    """The rows of all files that `source` names, as of one table, in the splits that their names say:
+    train-00000-of-00002.parquet. Raises as `read_table` does, and DataError for files that differ in columns."""
+    files = patterns.paths(source, _PARQUET)
+    splits = patterns.splits_of(source, files)
+    tables = [
+        dataclasses.replace(read_parquet(file, f"{file.name} "), split=split)
+        for file, split in zip(files, splits, strict=True)
+    ]
+    data = listed(*patterns.name_and_place(source), tables, reading, watch)
+    return dataclasses.replace(data, notes=(*data.notes, *patterns.incomplete(files)))
 
 
 def read_csv(path: Path) -> Rows:
@@ -101,40 +125,60 @@ def read_jsonl(path: Path) -> Rows:
     )
 
 
-def read_parquet(path: Path) -> Rows:
-    """A column is read by row groups, when it is asked for; encoded pictures stay encoded. Rows count from 1."""
+def read_parquet(path: Path, called: str = "") -> Rows:
+    """A column is read when it is asked for, few rows at a time; encoded pictures stay encoded. Rows count from 1, and
+    are named with `called` before."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise missing_extra(f"{path}: reading Parquet", "tables") from error
     try:
-        schema = pyarrow.parquet.ParquetFile(path).schema_arrow
+        with pyarrow.parquet.ParquetFile(path) as file:
+            schema, num_rows = file.schema_arrow, file.metadata.num_rows
         info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = info.get("info", {}).get("features") or {}
     except (pyarrow.ArrowException, OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {error}") from error
-
-    def values(name: str) -> Callable[[], Iterable[object]]:
-        def read() -> Iterator[object]:
-            try:
-                with pyarrow.parquet.ParquetFile(path, memory_map=True) as file:
-                    for batch in file.iter_batches(batch_size=1024, columns=[name]):
-                        yield from batch.column(0).to_pylist()
-            except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: a text that is not UTF-8
-                raise DataError(f"{path}: column {name!r} cannot be read: {error}") from error
-
-        return read
-
+        raise DataError(f"{path}: not a readable Parquet file: {error}. Copy or make it again") from error
     return Rows(
         where=str(path),
-        columns={name: values(name) for name in schema.names},
-        row=lambda i: f"row {i + 1}",
+        columns={name: partial(_parquet_column, path, name) for name in schema.names},
+        row=lambda i: f"{called}row {i + 1}",
         folder=path.resolve().parent,
         typed=True,
         kinds=kinds(features),
         class_names=class_names(str(path), features),
+        files=(path,),
+        num_rows=num_rows,
     )
+
+
+def _parquet_column(path: Path, name: str) -> Iterator[object]:
+    """Its cells, read through a small buffer, so many rows at once as their bytes allow. Raises DataError."""
+    import pyarrow
+    import pyarrow.parquet
+
+    num = 0
+    try:
+        # Not mapped: a file that is cut while it is read would end the process.
+        with pyarrow.parquet.ParquetFile(
+            path, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+        ) as file:
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group)
+                parts = (rows.column(i) for i in range(rows.num_columns))
+                num_bytes = sum(
+                    p.total_uncompressed_size for p in parts if f"{p.path_in_schema}.".startswith(f"{name}.")
+                )
+                at_once = packs.rows_at_once(num_bytes, rows.num_rows)
+                for batch in file.iter_batches(at_once, row_groups=[group], columns=[name], use_threads=False):
+                    num += len(batch)
+                    yield from batch.column(0).to_pylist()
+            expected = file.metadata.num_rows
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: a text that is not UTF-8
+        raise DataError(f"{path}: column {name!r} cannot be read: {error}. Copy or make the file again") from error
+    if num != expected:
+        raise DataError(f"{path}: column {name!r} has {num:,} of {expected:,} rows. Copy or make the file again")
 
 
 TABLES: dict[str, Callable[[Path], Rows]] = {
