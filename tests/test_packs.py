@@ -25,7 +25,7 @@ from PIL import Image
 import wideresnet as wrn
 from wideresnet import runtime
 from wideresnet.cli import run
-from wideresnet.data import Data, cache, decode_all, packs, read
+from wideresnet.data import Data, cache, decode_all, load, packs, read
 from wideresnet.data.listing import Span
 from wideresnet.errors import DataError
 from wideresnet.preprocess import Preprocess
@@ -181,6 +181,17 @@ def test_a_table_that_is_another_never_gives_old_pictures(tmp_path: Path, folder
         pixels(decode_all(read(path), SIZE_8)[0]["all"]), torch.from_numpy(PIXELS[20:30]).permute(0, 3, 1, 2)
     )
     assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.usefixtures("large")
+def test_decoded_pictures_are_found_again_though_the_copy_is_made_anew(tmp_path: Path, folder: Path) -> None:
+    path = shard(tmp_path / "t.parquet", range(10))
+    assert load(read(path), SIZE_8, cache="disk").kept.startswith("cached on disk for the next run")
+    copied = next(folder.glob("*.encoded"))
+    overwrite(copied, -1, b"7")
+    inode = copied.stat().st_ino
+    assert load(read(path), SIZE_8, cache="disk").kept.startswith("from the cache")
+    assert copied.stat().st_ino != inode
 
 
 def overwrite(path: Path, at: int, content: bytes) -> None:
