@@ -99,8 +99,8 @@ def steps(world: World, dtype: torch.dtype) -> dict[str, Any]:
         synchronise_bn(model)
     in_float32 = classification.batches(train, preprocess, recipe, 0, cpu, world=world)
 
-    def batches(epoch: int) -> Iterator[classification.Batch]:
-        return (dataclasses.replace(batch, images=batch.images.to(dtype)) for batch in in_float32(epoch))
+    def batches(epoch: int, first: int) -> Iterator[classification.Batch]:
+        return (dataclasses.replace(batch, images=batch.images.to(dtype)) for batch in in_float32(epoch, first))
 
     def validate(model: nn.Module) -> dict[str, float]:
         judge = copy.deepcopy(model).float()

@@ -84,6 +84,15 @@ def test_two_epochs_show_each_image_from_both_sides(epoch: int, seed: int) -> No
     assert torch.equal(one.mirrored, ~next_one.mirrored)
 
 
+def test_by_chance_an_image_is_mirrored_half_the_time_whatever_it_was_in_another_epoch() -> None:
+    by_chance = {"flip": True, "flip_by": "chance"}
+    one, two = (draws(40_000, by_chance, epoch=epoch).mirrored for epoch in (1, 2))
+    counts = torch.bincount(2 * one + two, minlength=4)
+    assert ((counts - 10_000).abs() < 450).all(), counts  # five standard deviations
+    assert torch.equal(one, draws(40_000, by_chance, epoch=1).mirrored)
+    assert not draws(100, {"flip": False, "flip_by": "chance"}).mirrored.any()
+
+
 def test_with_nothing_on_an_image_stays_bit_for_bit() -> None:
     images = pictures(4, 8, 8)
     drawn, index = draws(4, {}), torch.arange(4)
@@ -436,3 +445,4 @@ def test_the_words_name_all_that_is_on() -> None:
         "random erasing in 25 %, mixup α 0.2, cutmix α 1"
     )
     assert augment.describe(change(PLAIN, {"zoom": 0.35})) == "crops of 35 to 100 % of the area"
+    assert augment.describe(change(PLAIN, {"flip": True, "flip_by": "chance"})) == "mirror images by chance"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,13 @@ import torch.nn.functional as F
 from conftest import pixels
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
-from wideresnet import classification, engines, training
-from wideresnet.data import Pictures
+from wideresnet import classification, engines, runtime, training
+from wideresnet.data import Pictures, Stream, read
+from wideresnet.data.streams import Decoder
+from wideresnet.errors import TrainingStopped
 from wideresnet.model import WideResNetClassifier
 from wideresnet.preprocess import Preprocess
 from wideresnet.recipes import RECIPES, change
@@ -74,6 +78,31 @@ def test_a_picture_s_augmentation_does_not_depend_on_the_size_of_its_batch(field
     plain = change(RECIPES["fast"], {"batch_size": 12, "flip": False, "crop_padding": 0})
     unchanged = torch.cat([b.images for b in classification.batches(pictures(24), PREPROCESS, plain, 7, CPU)(1)])
     assert not torch.equal(found[0], unchanged), f"{field} does nothing"
+
+
+def test_an_epoch_goes_on_at_any_step_and_reads_no_picture_of_those_before(tmp_path: Path) -> None:
+    whole = pictures(18)
+    for i, image in enumerate(pixels(whole)):
+        path = tmp_path / "abc"[i // 6] / f"{i:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    listing = read(tmp_path).splits["all"]
+    stream = Stream(Decoder([*listing.sources], listing.names, PREPROCESS, torch.zeros(18, 3, 2), 1), torch.arange(18))
+    train = dataclasses.replace(whole, images=stream, names=tuple(listing.names))
+    recipe = change(RECIPES["fast"], {"batch_size": 5, "mixup": 1.0, "cutmix": 1.0, "balanced": True})
+    epochs = classification.batches(train, PREPROCESS, recipe, 3, CPU)
+    expected = list(epochs(1))
+    for step in range(4):
+        for got, batch in zip(epochs(1, step), expected[step:], strict=True):
+            assert torch.equal(got.images, batch.images)
+            assert torch.equal(got.labels, batch.labels)
+            assert got.share == batch.share
+    order, _ = classification.epoch_order(train.labels, runtime.generator(3, "order", 1), balanced=True)
+    for row in order[:10].tolist():
+        (tmp_path / listing.names[row]).unlink()
+    assert torch.equal(next(epochs(1, 2)).images, expected[2].images)
+    with pytest.raises(TrainingStopped, match="no such file"):
+        next(epochs(1, 1))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 import wideresnet as wrn
 from wideresnet import data as data_room
 from wideresnet import jobs, runs, runtime
-from wideresnet.checkpoint import load_model
+from wideresnet.checkpoint import load_checkpoint, load_model
 from wideresnet.errors import DataError, Interrupted, ModelFileError, TrainingStopped, UsageError
 from wideresnet.jobs.planning import make_recipe
 from wideresnet.recipes import Recipe, defaults
@@ -203,15 +203,22 @@ def test_two_runs_with_one_seed_are_bitwise_equal_and_another_seed_differs(tmp_p
 
 
 class StopAfter:
-    """Presses Ctrl-C in the middle of epoch `epoch`, as a person would: from outside the loop."""
+    """Presses Ctrl-C after a step of epoch `epoch`, as a person would: from outside the loop."""
 
-    def __init__(self, epoch: int) -> None:
-        self.wanted = f"epoch {epoch}/"
+    def __init__(self, epoch: int, step: int = 1) -> None:
+        self.wanted, self.left = f"epoch {epoch}/", step
 
     def __call__(self, what: str, *_: object) -> None:
-        if what.startswith(self.wanted) and self.wanted:
-            self.wanted = "never"
+        self.left -= what.startswith(self.wanted)
+        if self.left == 0:
+            self.left = -1
             signal.raise_signal(signal.SIGINT)
+
+
+def metrics_but_times(folder: Path) -> list[list[tuple[str, str]]]:
+    """metrics.csv, its columns in their order."""
+    rows = csv.DictReader((folder / "metrics.csv").open())
+    return [[pair for pair in row.items() if pair[0] not in ("seconds", "images_per_s")] for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -219,17 +226,21 @@ class StopAfter:
     [
         {"dropout_p": 0.1},
         {"precision": "fp16", "accumulate": 2, "clip_norm": 1.0, "swa_epochs": 2, "balanced": True},
-        {"sam_rho": 0.05, "early_stopping": 1, "class_weights": True},
+        {"sam_rho": 0.05, "early_stopping": 1, "class_weights": True, "flip": True, "flip_by": "chance"}
+        | {"schedule": "steps", "milestones": (2,), "forget_momentum": True},
     ],
     ids=" ".join,
 )
 def test_a_run_that_was_interrupted_goes_on_bitwise_and_says_how(tmp_path: Path, changes: dict[str, Any]) -> None:
     options = {**QUICK, "epochs": 3, **changes}
     wrn.train("digits", out=tmp_path / "whole", **options)
-    with pytest.raises(Interrupted, match=r"stopped in epoch 2;.* --resume .*stopped"):
-        wrn.train("digits", out=tmp_path / "stopped", **{**options, "watch": runtime.Watch(progress=StopAfter(2))})
-    assert len(list(csv.DictReader((tmp_path / "stopped" / "metrics.csv").open()))) == 1
-    resumed = wrn.resume(tmp_path / "stopped", watch=runtime.QUIET)
+    watch, lines = runtime.Watch(progress=StopAfter(2, 5)), list[str]()
+    with pytest.raises(Interrupted, match=r"stopped after step 5 of 22 of epoch 2\. Go on .* --resume .*stopped$"):
+        wrn.train("digits", out=tmp_path / "stopped", **{**options, "watch": watch})
+    assert len(metrics_but_times(tmp_path / "stopped")) == 1
+    resumed = wrn.resume(tmp_path / "stopped", watch=runtime.Watch(line=lines.append))
+    assert f"going on with {tmp_path / 'stopped'} after step 5 of 22 of epoch 2 of 3" in lines
+    assert metrics_but_times(tmp_path / "stopped") == metrics_but_times(tmp_path / "whole")
     for name in ("checkpoint.safetensors", "model.safetensors"):
         whole, stopped = load_file(tmp_path / "whole" / name), load_file(tmp_path / "stopped" / name)
         assert whole.keys() == stopped.keys()
@@ -238,10 +249,11 @@ def test_a_run_that_was_interrupted_goes_on_bitwise_and_says_how(tmp_path: Path,
     assert wrn.resume(resumed.folder, watch=runtime.QUIET).evaluation.accuracy == resumed.evaluation.accuracy
 
 
-def test_a_run_interrupted_before_its_first_epoch_ended_goes_on_from_the_start(tmp_path: Path) -> None:
+def test_a_run_interrupted_before_its_first_epoch_ended_goes_on_from_that_step(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         wrn.train("digits", out=tmp_path / "r", **{**QUICK, "watch": runtime.Watch(progress=StopAfter(1))})
-    assert not (tmp_path / "r" / "checkpoint.safetensors").exists()
+    assert load_checkpoint(tmp_path / "r" / "checkpoint.safetensors")[1]["begun"]["steps"] == 1
+    assert not (tmp_path / "r" / "model.safetensors").exists()
     wrn.resume(tmp_path / "r", watch=runtime.QUIET)
     wrn.train("digits", out=tmp_path / "whole", **QUICK)
     a, b = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("r", "whole"))
@@ -448,13 +460,8 @@ EVERYTHING: dict[str, Any] = {
 def test_a_run_with_every_augmentation_repeats_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     options = {**QUICK, **EVERYTHING, "epochs": 3}
     whole = wrn.train("digits", out=tmp_path / "whole", **options)
-
-    def stop(what: str, _done: int, _total: int, _details: str) -> None:
-        if what == "epoch 3/3":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        wrn.train("digits", out=tmp_path / "cut", **{**options, "watch": runtime.Watch(progress=stop)})
+    with pytest.raises(Interrupted):
+        wrn.train("digits", out=tmp_path / "cut", **{**options, "watch": runtime.Watch(progress=StopAfter(3, 2))})
     wrn.resume(tmp_path / "cut", watch=runtime.QUIET)
     a, b = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(a[key], b[key]) for key in a)
@@ -635,8 +642,8 @@ def test_memory_disk_and_off_give_bitwise_the_same_run_and_each_goes_on_from_any
         assert wrn.evaluate(run.folder, data, watch=runtime.QUIET).accuracy == run.evaluation.accuracy
     for first, second in zip(modes, (*modes[1:], modes[0]), strict=True):
         folder = tmp_path / f"{first} {second}"
-        watch = runtime.Watch(progress=StopAfter(2))
-        with pytest.raises(Interrupted, match="stopped in epoch 2"):
+        watch = runtime.Watch(progress=StopAfter(2, 4))
+        with pytest.raises(Interrupted, match="stopped after step 4 of 6 of epoch 2"):
             wrn.train(data, out=folder, cache=first, **{**options, "watch": watch})
         wrn.resume(folder, cache=second, watch=runtime.QUIET)
         assert equal_runs(folder, tmp_path / "memory"), f"{first}, then {second}"

@@ -4,16 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
 from conftest import ROOT
+from test_jobs import equal_runs, metrics_but_times
 from torch import nn
 
 import wideresnet as wrn
 from wideresnet import runs, runtime
+from wideresnet.checkpoint import load_checkpoint
 from wideresnet.errors import UsageError
 from wideresnet.jobs.planning import plan
 from wideresnet.jobs.preparation import fit_to_data, prepare
@@ -22,6 +25,7 @@ from wideresnet.reading import Reading
 from wideresnet.recipes import RecipeChanges
 
 HERE = Path(__file__).parent
+WRN = ("-m", "wideresnet")
 
 
 def torchrun(num: int, *command: str, hosts: int = 1) -> list[subprocess.CompletedProcess[str]]:
@@ -125,22 +129,66 @@ def test_many_processes_train_as_one_does(found: list[dict[str, Any]], alone: di
     print(f"{len(found)} processes: losses of 20 steps in float64 {losses:.1e}, weights {weights:.1e}")
 
 
-def train_digits(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    small = ["--arch", "wrn_10_1", "--epochs", "2", "--batch-size", "101", "--device", "cpu"]
-    return torchrun(2, "-m", "wideresnet", "train", "digits", "--out", str(out), *small, *options)[0]
+def train_digits(out: Path, *options: str, program: Sequence[str] = WRN) -> subprocess.CompletedProcess[str]:
+    small = ["--arch", "wrn_10_1", "--epochs", "2", "--batch-size", "101", "--dropout-p", "0.1", "--device", "cpu"]
+    return torchrun(2, *program, "train", "digits", "--out", str(out), *small, *options)[0]
 
 
-def test_torchrun_trains_a_run_that_one_process_writes_and_tells_of(tmp_path: Path) -> None:
-    done = train_digits(tmp_path / "run")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder of a run of two processes, never stopped, and what they said."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, train_digits(folder)
+
+
+def test_torchrun_trains_a_run_that_one_process_writes_and_tells_of(
+    whole: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    run, done = whole
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("test accuracy") == 1
     assert done.stderr.count("recipe fast: 2 epochs") == 1
-    evaluation = wrn.load(tmp_path / "run").card.figures
+    evaluation = wrn.load(run).card.figures
     assert evaluation["num_images"] == 179
-    assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3
-    assert "torchrun --nproc-per-node 2 -m wideresnet train digits" in runs.read_config(tmp_path / "run").command
+    assert len((run / "metrics.csv").read_text().splitlines()) == 3
+    assert "torchrun --nproc-per-node 2 -m wideresnet train digits" in runs.read_config(run).command
     with pytest.raises(UsageError, match=r"trained by 2 processes, and these are 1.*torchrun --nproc-per-node 2"):
-        wrn.resume(tmp_path / "run")
+        wrn.resume(run)
+
+
+INTERRUPT_THE_OTHER = """
+import os, signal, sys
+from pathlib import Path
+from wideresnet import cli
+from wideresnet.cli import console
+
+def progress(what, done, *_):  # of the first process: the others show nothing
+    if what.startswith("epoch 2/") and done == 19:
+        launcher = os.getppid()
+        for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+            if int(child) != os.getpid():
+                os.kill(int(child), signal.SIGINT)
+
+console._sparse = lambda: progress
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+def test_processes_of_which_one_is_interrupted_stop_after_the_same_step_and_go_on_bitwise(
+    whole: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    if not Path("/proc/self/task").exists():
+        pytest.skip("finds processes as Linux shows them")
+    (tmp_path / "interrupt.py").write_text(INTERRUPT_THE_OTHER)
+    stopped = train_digits(tmp_path / "run", program=[str(tmp_path / "interrupt.py")])
+    step = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")[1]["begun"]["steps"]
+    assert step >= 5, stopped.stderr[-3000:]
+    assert f"stopped after step {step} of 14 of epoch 2" in stopped.stderr
+    resumed = torchrun(2, *WRN, "train", "--resume", str(tmp_path / "run"))[0]
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert f"after step {step} of 14 of epoch 2 of 2" in resumed.stderr
+    assert equal_runs(tmp_path / "run", whole[0])
+    assert metrics_but_times(tmp_path / "run") == metrics_but_times(whole[0])
 
 
 def test_a_process_that_fails_ends_all_with_its_message(tmp_path: Path) -> None:

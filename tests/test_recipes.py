@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 
 from wideresnet import recipes
 from wideresnet.errors import UsageError
-from wideresnet.recipes import FIXED, RECIPES, Defaults, Recipe, RecipeChanges, change, defaults, flips_are_safe, lr_at
+from wideresnet.recipes import (
+    FIXED,
+    RECIPES,
+    Defaults,
+    Recipe,
+    RecipeChanges,
+    change,
+    defaults,
+    flips_are_safe,
+    lr_at,
+    momentum_begins_anew,
+)
 
 PAPER, FAST = RECIPES["paper"], RECIPES["fast"]
 
@@ -52,10 +63,12 @@ def test_the_paper_s_recipe_is_the_paper_s() -> None:
         "warmup_epochs": 0.0,
         "milestones": (60, 120, 160),
         "gamma": 0.2,
+        "forget_momentum": True,  # train.lua, onStartEpoch: state.optim is made anew where the learning rate falls
         "label_smoothing": 0.0,
         "ema_decay": 0.0,
         "dropout_p": 0.0,
         "flip": True,
+        "flip_by": "chance",  # train.lua, hflip: torch.random(0, 1) for each picture, each time
         "crop_padding": 4,
         "drop_last": True,
         "select": "last",
@@ -69,6 +82,14 @@ def test_the_paper_s_recipe_is_the_paper_s() -> None:
 def test_the_paper_s_steps_come_at_the_start_of_epochs_60_120_160(epoch: int, lr: float) -> None:
     for step in ((epoch - 1) * 390, epoch * 390 - 1):
         assert lr_at(PAPER, step, 390) == pytest.approx(lr, rel=1e-12)
+
+
+def test_the_paper_s_momentum_begins_anew_where_its_learning_rate_falls_and_no_other_s_does() -> None:
+    for recipe in (*RECIPES.values(), change(PAPER, {"epochs": 20}), change(PAPER, {"forget_momentum": False})):
+        falls = [e for e in range(2, 201) if lr_at(recipe, e - 1, 1) < lr_at(recipe, e - 2, 1)]
+        forgets = recipe.name == "paper" and recipe.forget_momentum
+        assert [e for e in range(1, 201) if momentum_begins_anew(recipe, e)] == (falls if forgets else [])
+    assert not any(momentum_begins_anew(change(PAPER, {"schedule": "cosine"}), e) for e in range(1, 201))
 
 
 @given(epochs=st.integers(2, 12), steps=st.integers(1, 9), warmup=st.floats(0.3, 1.9))
@@ -150,6 +171,7 @@ def test_an_impossible_value_is_refused_by_name(field: str, value: float) -> Non
     [
         ({"policy": "trivail"}, r"policy='trivail'; did you mean 'trivial'\?"),
         ({"schedule": "cosin"}, r"schedule='cosin'; did you mean 'cosine'\?"),
+        ({"flip_by": "change"}, r"flip_by='change'; did you mean 'chance'\?"),
         ({"jitter": (0.4, 0.4)}, r"jitter=\(0.4, 0.4\): expected four strengths from 0"),
         ({"jitter": (0.4, 0.4, 0.4, math.nan)}, "expected four strengths from 0"),
         ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "at most half a turn"),

@@ -80,7 +80,8 @@ def test_a_search_stopped_in_a_trial_goes_on_to_the_bits_of_one_that_was_not(
             stopped.append(what)
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(Interrupted, match=rf"stopped in epoch 2.*Go on with: wrn tune --resume {tmp_path / 't'}$"):
+    said = rf"stopped after step 1 of \d+ of epoch 2\. Go on with: wrn tune --resume {tmp_path / 't'}$"
+    with pytest.raises(Interrupted, match=said):
         wrn.tune(data, trials=3, out=tmp_path / "t", **{**QUICK, "watch": runtime.Watch(progress=stop)})
     assert len(list(csv.DictReader((tmp_path / "t" / "trials.csv").open()))) == 1
     again = wrn.resume_tune(tmp_path / "t", watch=runtime.QUIET)

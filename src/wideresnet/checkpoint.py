@@ -131,7 +131,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _write(path: Path, tensors: Mapping[str, Tensor], entry: Mapping[str, Any]) -> None:
     plain = {key: value.detach().to("cpu").contiguous() for key, value in tensors.items()}
-    text = json.dumps({**entry, "digest": _digest(plain, entry)}, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    # In its own order: rows of the metrics keep their columns' when a run goes on.
+    text = json.dumps({**entry, "digest": _digest(plain, entry)}, ensure_ascii=False, allow_nan=False)
     files.write_whole(path, save(plain, metadata={_ENTRY: text}))
 
 

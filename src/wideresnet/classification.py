@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,12 @@ class Batch:
         return Batch(self.images[rows], self.labels[rows], partners, self.share)
 
 
+class Batches(Protocol):
+    """An epoch, counted from 1 → its batches, from step `first` on, counted from 0. Those before are not made."""
+
+    def __call__(self, epoch: int, first: int = 0) -> Iterator[Batch]: ...
+
+
 def steps_per_epoch(num_pictures: int, recipe: Recipe, world: World = ALONE) -> int:
     """The last, short batch counts unless the recipe drops it, or it has not a picture for each process."""
     full, rest = divmod(num_pictures, recipe.batch_size)
@@ -46,21 +53,21 @@ def steps_per_epoch(num_pictures: int, recipe: Recipe, world: World = ALONE) -> 
 
 def batches(
     train: Pictures, preprocess: Preprocess, recipe: Recipe, seed: int, device: torch.device, *, world: World = ALONE
-) -> Callable[[int], Iterator[Batch]]:
-    """epoch (from 1) → its batches, of each the part of this process. The pictures move to the device once (those that
-    do not fit, batch by batch); all that follows happens there."""
+) -> Batches:
+    """Of each batch the part of this process. The pictures move to the device once (those that do not fit, batch by
+    batch); all that follows happens there."""
     images, labels = train.images.to(device), train.labels.to(device)
     shape = (images.shape[2], images.shape[3])
 
-    def epoch_batches(epoch: int) -> Iterator[Batch]:
+    def epoch_batches(epoch: int, first: int = 0) -> Iterator[Batch]:
         order, drawn = epoch_order(train.labels, runtime.generator(seed, "order", epoch), balanced=recipe.balanced)
         draws = augment.draw(recipe, len(train), shape, seed=seed, epoch=epoch)
         steps = steps_per_epoch(len(train), recipe, world)
         rows_of, draws_of = (
-            [world.share(rows) for rows in whole.split(recipe.batch_size)[:steps]] for whole in (order, drawn)
+            [world.share(rows) for rows in whole.split(recipe.batch_size)[first:steps]] for whole in (order, drawn)
         )
         together = zip(rows_of, draws_of, data_room.in_batches(images, rows_of), strict=True)
-        for step, (rows, index, pixels) in enumerate(together):
+        for step, (rows, index, pixels) in enumerate(together, first):
             x = preprocess.normalise(augment.apply(pixels.to(device), draws, index))
             x = augment.erase(x, draws, index)
             mix = augment.mixing.draw(recipe.mixup, recipe.cutmix, shape, seed=seed, epoch=epoch, step=step)

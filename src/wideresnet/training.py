@@ -1,8 +1,9 @@
 """Model + batches + loss + validation → a trained model, one epoch after another. The loop, which knows no task.
 
 Read `fit` from top to bottom, then `update`, one step of it; there is nothing to subclass and nothing to hook. What
-varies is passed as a function: `batches(epoch)` gives batches that the loop never looks into (it may cut one: `len`
-and a slice), `loss(model, batch)` a `StepLoss`, `validate(model)` a row with a "score", the higher the better.
+varies is passed as a function: `batches(epoch, step)` gives an epoch's batches from a step on, which the loop never
+looks into (it may cut one: `len` and a slice), `loss(model, batch)` a `StepLoss`, `validate(model)` a row with a
+"score", the higher the better.
 """
 
 import copy
@@ -10,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from wideresnet import runtime
 from wideresnet.errors import INTERRUPTED, TERMINATED, Diverged, Interrupted
 from wideresnet.processes import ALONE, World
-from wideresnet.recipes import Recipe, lr_at
+from wideresnet.recipes import Recipe, lr_at, momentum_begins_anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +39,34 @@ Loss = Callable[[nn.Module, Any], StepLoss]
 
 
 @dataclass(slots=True)
+class Begun:
+    """What the epoch under way has come to; between two epochs, nothing."""
+
+    steps: int = 0
+    num_examples: int = 0
+    sums: dict[str, float] = field(default_factory=dict)  # over those examples
+    seconds: float = 0.0
+
+    def count(self, mean: float, result: StepLoss) -> None:
+        """Adds a step."""
+        # Sums, not means: batches may differ in length, and a mean of means would weigh some images more.
+        self.steps += 1
+        self.num_examples += result.num_examples
+        totals: dict[str, float | Tensor] = {"loss": mean * result.num_examples, **result.sums}
+        for name, total in totals.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(total)
+
+
+@dataclass(slots=True)
 class State:
-    """All that bitwise resume needs, at the end of an epoch. `average` is None without an EMA and before SWA begins."""
+    """All that bitwise resume needs, between two steps. `average` is None without an EMA and before SWA begins."""
 
     model: nn.Module
     optimizer: torch.optim.SGD
     average: nn.Module | None
     scaler: torch.amp.GradScaler  # of the loss in fp16; else it does nothing
     epoch: int = 0  # epochs done
+    begun: Begun = field(default_factory=Begun)  # of the epoch after those
     best_score: float | None = None
     improved: int = 0  # the epoch whose score first was the best
     rows: list[dict[str, Any]] = field(default_factory=list)  # one an epoch, as in metrics.csv
@@ -54,6 +75,12 @@ class State:
     def judged(self) -> nn.Module:
         """What is validated and saved: the average of the weights where there is one."""
         return self.model if self.average is None else self.average
+
+    def where(self, steps_per_epoch: int) -> str:
+        """How far the training has come, in words."""
+        if self.begun.steps:
+            return f"after step {self.begun.steps} of {steps_per_epoch} of epoch {self.epoch + 1}"
+        return f"after epoch {self.epoch}"
 
 
 def start(model: nn.Module, recipe: Recipe) -> State:
@@ -64,7 +91,7 @@ def start(model: nn.Module, recipe: Recipe) -> State:
 
 def fit(
     state: State,
-    batches: Callable[[int], Iterable[Any]],
+    batches: Callable[[int, int], Iterable[Any]],
     loss: Loss,
     validate: Callable[[nn.Module], Mapping[str, float]],
     *,
@@ -75,23 +102,26 @@ def fit(
     watch: runtime.Watch = runtime.QUIET,
     world: World = ALONE,
 ) -> State:
-    """Trains from `state` to the recipe's last epoch; after each epoch calls `save(state, is_best)`.
+    """Trains from `state` to the recipe's last epoch; after each epoch calls `save(state, is_best)`, and so, never as
+    the best, where a signal stops it within one (`state.begun.steps` > 0).
 
     Of many processes (`world`) each runs this on its part of every batch; gradients and sums are those of the whole.
 
     Raises Diverged on a loss or weights that are not finite, Interrupted on Ctrl-C or SIGTERM: in both cases what
     `save` wrote last stands. Nothing random is left between steps: what torch draws itself (dropout) is seeded at each.
     """
-    step = state.epoch * steps_per_epoch
     trained = compiled(state.model, recipe)
     with runtime.StopSignals() as signals:
         for epoch in range(state.epoch + 1, recipe.epochs + 1):
             if recipe.early_stopping and state.epoch - state.improved >= recipe.early_stopping:
                 watch.line(f"ended after epoch {state.epoch}: no better score since epoch {state.improved}")
                 break
-            started, num_examples, sums = time.perf_counter(), 0, dict[str, float]()
+            begun, step = state.begun, state.epoch * steps_per_epoch + state.begun.steps
+            if momentum_begins_anew(recipe, epoch) and not begun.steps:
+                state.optimizer.state.clear()
+            started = time.perf_counter() - begun.seconds
             state.model.train()
-            for batch in batches(epoch):
+            for batch in batches(epoch, begun.steps):
                 lr = lr_at(recipe, step, steps_per_epoch)
                 step_seed = runtime.derive_seed(seed, "step", step, *([world.rank] if world.rank else []))
                 result = update(state, trained, batch, loss, recipe, lr=lr, seed=step_seed, world=world)
@@ -105,26 +135,25 @@ def fit(
                 if state.average is not None and recipe.ema_decay:
                     update_average(state.average, state.model, recipe.ema_decay, step)
 
-                # Sums, not means: batches may differ in length, and a mean of means would weigh some images more.
-                num_examples += result.num_examples
-                for name, total in {"loss": value * result.num_examples, **result.sums}.items():
-                    sums[name] = sums.get(name, 0.0) + float(total)
+                begun.count(value, result)
+                begun.seconds = time.perf_counter() - started
                 best = None if recipe.select == "last" else state.best_score
-                detail = _so_far(sums, num_examples, time.perf_counter() - started, best)
-                watch.progress(f"epoch {epoch}/{recipe.epochs}", step, recipe.epochs * steps_per_epoch, detail)
+                what, total = f"epoch {epoch}/{recipe.epochs}", recipe.epochs * steps_per_epoch
+                watch.progress(what, step, total, _so_far(begun, best))
                 if caught := world.largest(signals.caught or 0):  # in any process: so all stop, after the same step
-                    raise _interrupted(caught, f"in epoch {epoch}")
+                    save(state, False)
+                    world.largest(0)  # torchrun ends the others as soon as one has ended: not before all is written
+                    raise _interrupted(caught, state.where(steps_per_epoch))
 
-            seconds = time.perf_counter() - started
             if (num_averaged := epoch - (recipe.epochs - recipe.swa_epochs)) > 0:
                 state.average = average_epochs(state.average, state.model, num_averaged)
                 torch.manual_seed(runtime.derive_seed(seed, "bn", epoch))
-                recompute_bn(state.average, batches(epoch), loss)
+                recompute_bn(state.average, batches(epoch, 0), loss)
             world.buffers_from_main(state.model, state.average)
-            row: dict[str, Any] = {"epoch": epoch, "lr": lr}
-            row |= {f"train_{name}": total / num_examples for name, total in sums.items()}
+            row: dict[str, Any] = {"epoch": epoch, "lr": lr_at(recipe, step - 1, steps_per_epoch)}
+            row |= {f"train_{name}": total / begun.num_examples for name, total in begun.sums.items()}
             row |= validate(state.judged)
-            row |= {"seconds": round(seconds, 3), "images_per_s": round(num_examples / seconds, 1)}
+            row |= {"seconds": round(begun.seconds, 3), "images_per_s": round(begun.num_examples / begun.seconds, 1)}
             _check_finite(state, row)
             score = row.pop("score", None)
             if state.best_score is None or score is None or score > state.best_score:
@@ -133,11 +162,11 @@ def fit(
             is_best = recipe.select == "last" or score is None or state.best_score is None or score >= state.best_score
             if is_best:
                 state.best_score = score
-            state.epoch = epoch
+            state.epoch, state.begun = epoch, Begun()
             state.rows.append(row)
             save(state, is_best)
             if caught := world.largest(signals.caught or 0):  # while validating or writing
-                raise _interrupted(caught, f"after epoch {epoch}")
+                raise _interrupted(caught, state.where(steps_per_epoch))
     return state
 
 
@@ -244,10 +273,10 @@ def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _so_far(sums: Mapping[str, float], num_examples: int, seconds: float, best: float | None) -> str:
-    means = [f"{name} {total / num_examples:.3f}" for name, total in sums.items()]
+def _so_far(begun: Begun, best: float | None) -> str:
+    means = [f"{name} {total / begun.num_examples:.3f}" for name, total in begun.sums.items()]
     scored = [] if best is None else [f"best score {best:.3f}"]
-    return " · ".join([*means, *scored, f"{num_examples / seconds:,.0f} images/s"])
+    return " · ".join([*means, *scored, f"{begun.num_examples / begun.seconds:,.0f} images/s"])
 
 
 def _check_finite(state: State, row: Mapping[str, float]) -> None:
@@ -260,7 +289,7 @@ def _check_finite(state: State, row: Mapping[str, float]) -> None:
 
 def _interrupted(number: int, where: str) -> Interrupted:
     code = INTERRUPTED if number == signal.SIGINT else TERMINATED
-    return Interrupted(f"stopped {where}; whole epochs are kept", code)
+    return Interrupted(f"stopped {where}", code)
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
@@ -319,6 +348,7 @@ def to_progress(state: State) -> dict[str, Any]:
     """The rest of the state, as JSON."""
     return {
         "epoch": state.epoch,
+        "begun": asdict(state.begun),
         "best_score": state.best_score,
         "improved": state.improved,
         "rows": state.rows,
@@ -358,5 +388,6 @@ def from_tensors(state: State, tensors: Mapping[str, Tensor], progress: Mapping[
         kinds = state.scaler.state_dict()  # some are whole numbers
         state.scaler.load_state_dict({name: type(kinds[name])(value.item()) for name, value in scaler.items()})
     state.epoch, state.best_score = progress["epoch"], progress["best_score"]
-    state.improved = progress.get("improved", 0)  # earlier versions stopped nothing early
+    state.improved = progress.get("improved", 0)  # earlier versions stopped nothing early,
+    state.begun = Begun(**progress.get("begun", {}))  # and kept whole epochs alone
     state.rows = list(progress["rows"])

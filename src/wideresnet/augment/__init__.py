@@ -36,10 +36,11 @@ class Draws:
 
 
 def draw(recipe: Recipe, num_images: int, shape: tuple[int, int], *, seed: int, epoch: int) -> Draws:
-    """For images of `shape`. Shifts uniform in [-crop_padding, crop_padding]; mirrored in every other epoch.
+    """For images of `shape`. Shifts uniform in [-crop_padding, crop_padding]; mirrored as `flip_by` says.
 
-    Which half of the images begins mirrored is drawn once, so that two epochs show each image from both sides; drawn
-    anew in each epoch, a quarter would show the same side twice (Jordan 2024, arXiv:2404.00498, section 3.6).
+    In turns, every other epoch: which half of the images begins mirrored is drawn once, so that two epochs show each
+    image from both sides; by chance, drawn anew in each epoch, half of them would show one side twice (Jordan 2024,
+    arXiv:2404.00498, section 3.6).
     """
 
     def generator(purpose: str) -> torch.Generator:
@@ -47,7 +48,10 @@ def draw(recipe: Recipe, num_images: int, shape: tuple[int, int], *, seed: int, 
 
     padding = recipe.crop_padding
     shifts = torch.randint(-padding, padding + 1, (2, num_images), generator=generator("augment"))
-    begins_mirrored = torch.rand(num_images, generator=runtime.generator(seed, "flip")) < 0.5
+    if recipe.flip_by == "turns":
+        mirrored = (torch.rand(num_images, generator=runtime.generator(seed, "flip")) < 0.5) ^ (epoch % 2 == 0)
+    else:
+        mirrored = torch.rand(num_images, generator=generator("flip")) < 0.5
     zooms = operations = magnitudes = order = factors = None
     if recipe.zoom < 1:
         zooms = boxes.draw_zooms(num_images, recipe.zoom, shape, generator("zoom"))
@@ -63,7 +67,7 @@ def draw(recipe: Recipe, num_images: int, shape: tuple[int, int], *, seed: int, 
     return Draws(
         down=shifts[0],
         right=shifts[1],
-        mirrored=(begins_mirrored ^ (epoch % 2 == 0)) & recipe.flip,
+        mirrored=mirrored & recipe.flip,
         zooms=zooms,
         operations=operations,
         magnitudes=magnitudes,
@@ -122,7 +126,7 @@ def describe(recipe: Recipe) -> str:
     if recipe.crop_padding:
         words.append(f"shifts of up to {recipe.crop_padding} pixels")
     if recipe.flip:
-        words.append("mirror images")
+        words.append("mirror images" + (" by chance" if recipe.flip_by == "chance" else ""))
     if recipe.policy != "none":
         words.append({"trivial": "TrivialAugment-Wide", "rand": "RandAugment"}[recipe.policy])
     if any(recipe.jitter):

@@ -77,7 +77,7 @@ def train(
         a pattern of shards (.tar, .parquet), an .npz of arrays, a name (digits; with --download cifar10, cifar100,
         svhn, …), or hf:NAME of Hugging Face.
     resume
-        Go on with this run or cross-validation, exactly where its last whole epoch ended; nothing else is given then.
+        Go on with this run or cross-validation, exactly at the step where it was stopped; nothing else is given then.
     arch
         Network: wrn_DEPTH_WIDEN as in wrn_28_10, or wrn_28_10.paper; see `wrn models`.
     recipe

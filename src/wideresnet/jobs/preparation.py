@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -73,7 +73,7 @@ class Prepared:
             transfer.take_over(model, self.class_names, self.source)
         return training.start(engines.to_device(model, self.device), self.config.recipe)
 
-    def batches(self) -> Callable[[int], Iterator[classification.Batch]]:
+    def batches(self) -> classification.Batches:
         config = self.config
         return classification.batches(
             self.train, self.preprocess, config.recipe, config.seed, self.device, world=self.world

@@ -144,8 +144,8 @@ def train(
 
 @processes.joined()
 def resume(folder: str | Path, *, cache: data_room.Cache = "auto", watch: runtime.Watch = runtime.PRINT) -> Run:
-    """Goes on with a run from its last whole epoch, bitwise as if it had not been stopped; with a cross-validation,
-    from the last whole epoch of the fold it was at.
+    """Goes on with a run, or with the fold that a cross-validation was at, bitwise as if it had not been stopped: from
+    the step where a signal stopped it; after a crash, from the last whole epoch, or the step that it last went on from.
 
     Raises ModelFileError if `folder` is no run, DataError if the data has changed since, UsageError if device or
     versions have.
@@ -223,7 +223,8 @@ def _go_on(prepared: Prepared, folder: Path) -> Run:
     if (saved := _saved(config, folder)) is not None:
         training.from_tensors(state, *saved)
     if saved is not None or not config.fold:
-        prepared.watch.line(f"going on with {folder} after epoch {state.epoch} of {config.recipe.epochs}")
+        where = state.where(_steps_per_epoch(prepared))
+        prepared.watch.line(f"going on with {folder} {where} of {config.recipe.epochs}")
     return _finish(prepared, state, folder)
 
 
@@ -249,7 +250,7 @@ def _say_plan(prepared: Prepared, folder: Path, epoch_s: float, side: int) -> No
 def _finish(prepared: Prepared, state: training.State, folder: Path) -> Run:
     """Trains what is left to train, then judges the best model on held-out pictures and reports."""
     config, world = prepared.config, prepared.world
-    if not world.agrees(config.digest, config.fingerprint, len(prepared.train), state.epoch):
+    if not world.agrees(config.digest, config.fingerprint, len(prepared.train), state.epoch, state.begun.steps):
         raise DataError(
             f"the {world.size} processes do not see the same: pictures of {config.data} or the state of {folder} "
             "differ. Several machines need the same data and one shared folder for the run"
@@ -269,6 +270,8 @@ def _finish(prepared: Prepared, state: training.State, folder: Path) -> Run:
                     checkpoint.save_model(folder / runs.MODEL, state.judged.state_dict(), card(prepared, state), extra)
                 progress = {**training.to_progress(state), "config": config.digest}
                 checkpoint.save_checkpoint(folder / runs.CHECKPOINT, training.to_tensors(state), progress)
+                if state.begun.steps:  # stopped within an epoch, which has no row yet
+                    return
                 runs.write_metrics(folder, state.rows)
                 runs.log(folder, "  ".join(f"{key} {value}" for key, value in state.rows[-1].items()))
                 track(state.rows[-1])
@@ -316,12 +319,16 @@ def fit_prepared(
             prepared.loss(),
             validate,
             recipe=recipe,
-            steps_per_epoch=classification.steps_per_epoch(len(prepared.train), recipe, world),
+            steps_per_epoch=_steps_per_epoch(prepared),
             seed=config.seed,
             save=save,
             watch=prepared.watch,
             world=world,
         )
+
+
+def _steps_per_epoch(prepared: Prepared) -> int:
+    return classification.steps_per_epoch(len(prepared.train), prepared.config.recipe, prepared.world)
 
 
 def _seen(prepared: Prepared) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Literal, TypedDict, get_args
 from wideresnet.errors import UsageError, nearest
 
 Schedule = Literal["steps", "cosine", "one-cycle"]
+FlipBy = Literal["turns", "chance"]
 Policy = Literal["none", "trivial", "rand"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -28,10 +29,12 @@ class Recipe:
     warmup_epochs: float = 0.0  # cosine: linear from 0; one-cycle: the rising part
     milestones: tuple[int, ...] = ()  # steps: lr × gamma from the start of each of these epochs, counted from 1
     gamma: float = 0.2
+    forget_momentum: bool = False  # steps: SGD's momentum begins at nothing at each milestone
     label_smoothing: float = 0.0
     ema_decay: float = 0.0  # 0: no average; else weights are averaged, BN's buffers copied
     dropout_p: float = 0.0
     flip: bool = True
+    flip_by: FlipBy = "turns"  # mirrored in every other epoch, or drawn anew in each, with probability 1/2
     crop_padding: int = 0  # reflect-pad by so many pixels, crop back at random
     zoom: float = 1.0  # below 1: instead, crops of at least this share of the area, enlarged
     policy: Policy = "none"  # TrivialAugment-Wide, or RandAugment with 2 operations at magnitude 9
@@ -84,6 +87,7 @@ class Recipe:
                 end = ")" if field in half_open or high == math.inf else "]"
                 raise UsageError(f"{field}={value}: expected a value in [{low:g}, {high:g}{end}")
         kinds = {"schedule": get_args(Schedule), "policy": get_args(Policy), "precision": get_args(Precision)}
+        kinds["flip_by"] = get_args(FlipBy)
         for field, names in kinds.items():
             if (name := getattr(self, field)) not in names:
                 raise UsageError(f"{field}={name!r}{nearest(name, names)}")
@@ -153,6 +157,8 @@ class RecipeChanges(TypedDict, total=False):
         With steps: epochs, counted from 1, at whose start it is multiplied by gamma.
     gamma
         See milestones.
+    forget_momentum
+        With steps: begin without momentum at each milestone, as the original does.
     label_smoothing
         Share of the target spread over all classes.
     ema_decay
@@ -161,6 +167,8 @@ class RecipeChanges(TypedDict, total=False):
         Dropout between the two convolutions of a block.
     flip
         Mirror images; by default where a mirror image is of the same class.
+    flip_by
+        Mirror each picture in turns, every other epoch, or by chance, half the time.
     crop_padding
         Random shifts of up to so many pixels; by default an eighth of the size.
     zoom
@@ -214,10 +222,12 @@ class RecipeChanges(TypedDict, total=False):
     warmup_epochs: float | None
     milestones: tuple[int, ...] | None
     gamma: float | None
+    forget_momentum: bool | None
     label_smoothing: float | None
     ema_decay: float | None
     dropout_p: float | None
     flip: bool | None
+    flip_by: FlipBy | None
     crop_padding: int | None
     zoom: float | None
     policy: Policy | None

@@ -1,4 +1,4 @@
-"""The learning rate that a recipe means at each step."""
+"""The learning rate that a recipe means at each step, and where momentum begins anew."""
 
 import math
 
@@ -28,6 +28,12 @@ def lr_at(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     if step < warmup:
         return recipe.lr * (step + 1) / (warmup + 1)
     return _cosine(recipe.lr, 0.0, (step - warmup) / max(total - warmup, 1))
+
+
+def momentum_begins_anew(recipe: Recipe, epoch: int) -> bool:
+    """Whether SGD forgets its momentum before the first step of `epoch`, counted from 1: with `forget_momentum`, at a
+    milestone. Its first velocity is then the gradient, as at the start of training (the original's train.lua)."""
+    return recipe.forget_momentum and recipe.schedule == "steps" and epoch in recipe.milestones
 
 
 def _cosine(start: float, end: float, share: float) -> float:

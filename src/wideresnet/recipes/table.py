@@ -20,7 +20,8 @@ _FAST = Recipe(
     label_smoothing=0.1,
     crop_padding=4,
 )
-# The paper's, from the original's scripts/train_cifar.sh and train.lua; crops by reflection, 4 pixels.
+# The paper's, from the original's scripts/train_cifar.sh and train.lua: crops by reflection, 4 pixels; `hflip` draws
+# for each picture anew; `onStartEpoch` makes the optimiser's state anew where the learning rate falls, momentum too.
 _PAPER = Recipe(
     name="paper",
     epochs=200,
@@ -30,6 +31,8 @@ _PAPER = Recipe(
     schedule="steps",
     milestones=(60, 120, 160),
     gamma=0.2,
+    forget_momentum=True,
+    flip_by="chance",
     crop_padding=4,
     select="last",
 )
