@@ -409,6 +409,7 @@ def test_the_paper_s_recipe_trains_on_all_of_train_and_takes_the_last_epoch(tmp_
     assert load_model(run.folder).card.trained["epoch"] == 2
     assert run.evaluation.split == "test"
     assert runs.read_config(run.folder).recipe.milestones == (2, 2, 3)
+    assert "momentum anew at milestones" in (run.folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_what_the_data_says_goes_into_the_recipe_and_what_the_user_says_wins() -> None:
@@ -457,11 +458,18 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def test_a_run_with_every_augmentation_repeats_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+def test_a_run_with_every_augmentation_repeats_and_resumes_bit_for_bit_after_a_crash_too(tmp_path: Path) -> None:
     options = {**QUICK, **EVERYTHING, "epochs": 3}
     whole = wrn.train("digits", out=tmp_path / "whole", **options)
     with pytest.raises(Interrupted):
         wrn.train("digits", out=tmp_path / "cut", **{**options, "watch": runtime.Watch(progress=StopAfter(3, 2))})
+
+    def crash(_what: str, _done: int, _total: int, _details: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        wrn.resume(tmp_path / "cut", watch=runtime.Watch(progress=crash))
+    assert load_checkpoint(tmp_path / "cut" / "checkpoint.safetensors")[1]["begun"]["steps"] == 2
     wrn.resume(tmp_path / "cut", watch=runtime.QUIET)
     a, b = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(a[key], b[key]) for key in a)

@@ -32,11 +32,12 @@ CONFIG = runs.Config(
     fingerprint="f00",
     versions={"torch": "2"},
 )
+OLD_PAPER = change(RECIPES["paper"], {"forget_momentum": False, "flip_by": "turns"})  # before it had these fields
 VARIANTS: list[dict[str, Any]] = [
     {},
-    {"recipe": RECIPES["paper"]},
-    {"recipe": change(RECIPES["paper"], {"epochs": 9, "nesterov": False, "flip": False, "dropout_p": 0.3})},
-    {"recipe": change(RECIPES["paper"], {"milestones": (), "drop_last": False, "select": "best"})},
+    {"recipe": OLD_PAPER},
+    {"recipe": change(OLD_PAPER, {"epochs": 9, "nesterov": False, "flip": False, "dropout_p": 0.3})},
+    {"recipe": change(OLD_PAPER, {"milestones": (), "drop_last": False, "select": "best"})},
     {"recipe": change(RECIPES["fast"], {"schedule": "one-cycle", "lr": 1e-7, "warmup_epochs": 0.1 + 0.2})},
     {"fit": "pad", "in_channels": 1, "mean": (0.25,), "std": (0.1,), "max_bad": None, "seed": -5},
     {"mean": (0.1, 0.2, 0.3), "max_bad": 7, "data": "/odd [name] -x"},
@@ -46,6 +47,9 @@ VARIANTS: list[dict[str, Any]] = [
     {"recipe": change(RECIPES["fast"], {"swa_epochs": 3, "balanced": True})},
     {"recipe": change(RECIPES["fast"], {"early_stopping": 5})},
     {"recipe": RECIPES["strong"]},
+    {"recipe": RECIPES["paper"]},
+    {"recipe": change(RECIPES["fast"], {"forget_momentum": True})},
+    {"recipe": change(RECIPES["fast"], {"flip_by": "chance"})},
     {
         "recipe": change(
             RECIPES["strong"], {"policy": "none", "cutmix": 0.0, "mixup": 0.2, "zoom": 0.35, "crop_padding": 0}

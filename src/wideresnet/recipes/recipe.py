@@ -253,6 +253,7 @@ class RecipeChanges(TypedDict, total=False):
 def extras(recipe: Recipe) -> list[str]:
     """What a recipe does beyond plain SGD, as a person reads it: "SAM 0.05", "gradient clipped at 1"…"""
     said = {
+        "momentum anew at milestones": recipe.forget_momentum and recipe.schedule == "steps",
         f"average of the weights {recipe.ema_decay:g}": recipe.ema_decay,
         f"last {recipe.swa_epochs} epochs averaged": recipe.swa_epochs,
         f"SAM {recipe.sam_rho:g}": recipe.sam_rho,
