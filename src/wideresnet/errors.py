@@ -54,6 +54,20 @@ class Interrupted(WideResNetError):  # noqa: N818 - likewise
         self.exit_code = exit_code
 
 
+_SAID = "said by process "
+
+
+def said_by(error: BaseException, rank: int) -> None:
+    """Several processes end together: marks `error` with the one that says why."""
+    error.add_note(f"{_SAID}{rank}")
+
+
+def speaker(error: BaseException) -> str | None:
+    """The number of the process that says why all end; None if this one is not known to have others."""
+    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(_SAID)]
+    return notes[-1].removeprefix(_SAID) if notes else None
+
+
 def missing_extra(what: str, extra: str) -> UsageError:
     """The one line for an extra that is not installed: what it is for, and what brings it."""
     return UsageError(f"{what} needs an extra that is not installed: pip install 'wideresnet[{extra}]'")

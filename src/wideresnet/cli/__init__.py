@@ -41,16 +41,16 @@ def run(tokens: list[str]) -> int:
         say_error(f"{str(error).strip()} See `wrn --help`")
         return MISTAKE
     except WideResNetError as error:
-        say_error(str(error))
+        say_error(str(error), error)
         return error.exit_code
-    except KeyboardInterrupt:
-        say_error("stopped; nothing was half written. A run that had begun goes on with --resume RUN")
+    except KeyboardInterrupt as error:
+        say_error("stopped; nothing was half written. A run that had begun goes on with --resume RUN", error)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe has seen enough: `wrn predict … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (MemoryError, OSError) as error:
-        say_error(f"stopped: {error or type(error).__name__}")
+        say_error(f"stopped: {str(error) or type(error).__name__}", error)
         return STOPPED
 
 

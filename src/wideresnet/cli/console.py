@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from wideresnet.errors import speaker
+
 if TYPE_CHECKING:
     from wideresnet.runtime import Watch
 
@@ -16,10 +18,17 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def say_error(message: str) -> None:
-    """Of several processes, which torchrun has numbered, each says which it is."""
-    rank = os.environ.get("RANK")
-    say(f"wrn: {message}" if rank is None else f"wrn, process {rank}: {message}")
+def say_error(message: str, error: BaseException | None = None) -> None:
+    """Of several processes, which torchrun has numbered, the one that failed says why, and which it is; before they
+    have found each other the first of each machine: all were given the same words."""
+    rank, is_first = os.environ.get("RANK"), os.environ.get("LOCAL_RANK", "0") == "0"
+    speaks = None if error is None else speaker(error)
+    if rank is None:
+        say(f"wrn: {message}")
+    elif speaks == rank or (speaks is None and is_first):
+        say(f"wrn, process {rank}: {message}")
+    elif is_first:
+        say(f"wrn, process {rank}: ended, as process {speaks} has, which says why")
 
 
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:

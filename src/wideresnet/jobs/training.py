@@ -9,7 +9,6 @@ from typing import Any, Literal, Unpack
 
 import torch
 from torch import nn
-from torch.distributed import DistError
 
 from wideresnet import augment, checkpoint, classification, hub, processes, recipes, runs, runtime, training
 from wideresnet import data as data_room
@@ -123,6 +122,7 @@ def train(
         )
         config = dataclasses.replace(planned.config, track=tuple(dict.fromkeys(track)))
         pictures = decoded(config, planned.listing, watch, source=planned.source, cache=cache)
+    check_same(world, config, pictures)
     config = crossvalidation.fit_to_folds(config, pictures) if config.folds else config
     first = dataclasses.replace(config, fold=min(config.folds, 1))
     prepared = fit_to_data(divided(first, pictures, watch, world=world))
@@ -168,6 +168,7 @@ def resume(folder: str | Path, *, cache: data_room.Cache = "auto", watch: runtim
     with world.one_first():
         listing, source = data_room.read(config.data, config.reading, watch), transfer.source_of(config)
         pictures = decoded(config, listing, watch, source=source, cache=cache)
+    check_same(world, config, pictures)
     if pictures.fingerprint != config.fingerprint:
         raise DataError(f"{config.data}: not the data that {folder} was trained on (pictures or labels differ)")
     if config.every_fold:
@@ -175,6 +176,25 @@ def resume(folder: str | Path, *, cache: data_room.Cache = "auto", watch: runtim
     prepared = divided(config, pictures, watch, world=world)
     del pictures  # as in `train`
     return _go_on(prepared, folder)
+
+
+def check_same(world: processes.World, config: runs.Config, pictures: Decoded) -> None:
+    """Raises DataError or UsageError, in all processes, where they have read different pictures or have been given
+    different options. Where their data lies, and how many cores they have, may differ."""
+    read: dict[str, object] = {"classes": len(pictures.class_names)}
+    read |= {f"pictures ({part})": f"{len(found):,}" for part, found in pictures.parts.items()}
+    read |= {"class names": ", ".join(pictures.class_names), "fingerprint": pictures.fingerprint[:12]}
+    if found := world.differing(read):
+        raise DataError(
+            f"{config.data}: not the same data in all {world.size} processes ({'; '.join(found)}). Give each "
+            "machine the same pictures in the same folders"
+        )
+    options = config.to_dict()
+    options |= {**options.pop("recipe"), **options.pop("reading")}
+    for of_the_machine in ("data", "threads", "from_model", "fingerprint", "versions"):
+        del options[of_the_machine]
+    if found := world.differing(options):
+        raise UsageError(f"the {world.size} processes have different options ({'; '.join(found)}); give all the same")
 
 
 def check_versions(folder: Path, config: runs.Config) -> None:
@@ -250,17 +270,21 @@ def _say_plan(prepared: Prepared, folder: Path, epoch_s: float, side: int) -> No
 def _finish(prepared: Prepared, state: training.State, folder: Path) -> Run:
     """Trains what is left to train, then judges the best model on held-out pictures and reports."""
     config, world = prepared.config, prepared.world
-    if not world.agrees(config.digest, config.fingerprint, len(prepared.train), state.epoch, state.begun.steps):
-        raise DataError(
-            f"the {world.size} processes do not see the same: pictures of {config.data} or the state of {folder} "
-            "differ. Several machines need the same data and one shared folder for the run"
+    stands = {"epochs done": state.epoch, "steps done": state.begun.steps, "epochs in all": config.recipe.epochs}
+    if found := world.differing(stands):
+        raise UsageError(
+            f"{folder}: not the same in all processes ({'; '.join(found)}). Start all with the same options, and give "
+            "machines one shared folder for runs"
         )
     whole = folder.parent if config.fold else folder  # a fold goes on as a part of its cross-validation
     extra = {"seen": _seen(prepared)}
     facts = config.to_dict() | {"recipe": config.recipe.name}
     facts |= {name: value for name, value in dataclasses.asdict(config.recipe).items() if name not in recipes.FIXED}
     try:
-        with hub.tracking(config.track if world.is_main else (), folder, facts, prepared.watch.line) as track:
+        with (
+            processes.others_watched(),
+            hub.tracking(config.track if world.is_main else (), folder, facts, prepared.watch.line) as track,
+        ):
 
             def save(state: training.State, is_best: bool) -> None:
                 if not world.is_main:
@@ -277,7 +301,7 @@ def _finish(prepared: Prepared, state: training.State, folder: Path) -> Run:
                 track(state.rows[-1])
 
             fit_prepared(prepared, state, validation(prepared), save)
-        with data_room.workers_watched():
+        with processes.others_watched(), data_room.workers_watched():
             return Run(folder, judge(prepared, state, folder))
     except Diverged:
         raise  # going on would come to the same
@@ -285,8 +309,6 @@ def _finish(prepared: Prepared, state: training.State, folder: Path) -> Run:
         error.args = (f"{error}. Go on with: {config.launcher} train --resume {shlex.quote(str(whole))}",)
         raise
     except RuntimeError as error:
-        if world.size > 1 and ("gloo" in str(error) or isinstance(error, DistError)):
-            raise TrainingStopped(f"another process has ended, and said why; whole epochs are in {folder}") from error
         raise out_of_memory(error, folder) from error
 
 

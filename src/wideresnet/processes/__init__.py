@@ -1,13 +1,14 @@
 """Several processes as one: which of them this is, sums over all, and BN over the batch that they share.
 
 torchrun starts the processes and tells each its place; everything here is then exact: one process and many compute the
-same, up to the order of additions. Alone, every sum is the value itself, and nothing is initialised.
+same, up to the order of additions. Alone, every sum is the value itself, and nothing is initialised. What happens when
+one of them ends before the others: `lifeline`.
 """
 
-import hashlib
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -15,13 +16,17 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
+from wideresnet import runtime
 from wideresnet.errors import UsageError
+from wideresnet.processes.lifeline import JOIN_S, Lifeline, Terminated, connections
 
 T = TypeVar("T")
 
-# A process that waits so long for another gives up. torchrun ends all as soon as one fails; this is for a host lost.
-PATIENCE = timedelta(minutes=30)
+# A sum waits for the others as long as they live, whatever they are about: that one does not, the lifeline tells.
+PATIENCE = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +44,30 @@ class World:
 
     @contextmanager
     def one_first(self) -> Iterator[None]:
-        """On each machine one process does what is inside first, and the others find what it has fetched and cached."""
-        if self.size > 1 and self.local_rank:
-            dist.barrier()
-        try:
+        """On each machine one process does what is inside first, and the others find what it has fetched and cached;
+        then all go on together, however long each has taken."""
+        line = _ties.line
+        if self.size == 1 or line is None:
             yield
-        finally:
-            if self.size > 1 and not self.local_rank:
-                dist.barrier()
+            return
+        where, num_first = line.meeting(), self.total(int(self.local_rank == 0))
+        if self.local_rank:
+            line.wait_for(num_first, f"{where}, first")
+        yield
+        if not self.local_rank:
+            line.arrive(f"{where}, first")
+        line.arrive(where)
+        line.wait_for(self.size, where)
 
-    def agrees(self, *values: object) -> bool:
-        """Whether all processes have the same values, as their text says."""
-        mark = int.from_bytes(hashlib.sha256(repr(values).encode()).digest()[:7], "little")
-        return self.largest(mark) == -self.largest(-mark)
+    def differing(self, facts: Mapping[str, object]) -> list[str]:
+        """What has not the same text in all processes, in words, for each: "torch: 2.13 in process 1, 2.14 in 0"."""
+        if self.size == 1:
+            return []
+        everyone: list[Any] = [None] * self.size
+        dist.all_gather_object(everyone, {name: str(value) for name, value in facts.items()})
+        names = dict.fromkeys(name for one in everyone for name in one)
+        values = {name: [one.get(name, "none") for one in everyone] for name in names}
+        return [f"{name}: {_who_has_what(texts)}" for name, texts in values.items() if len(set(texts)) > 1]
 
     def share(self, rows: Tensor) -> Tensor:
         """This process's part of `rows`, cut into `size` runs whose lengths differ by at most one; together, all."""
@@ -122,6 +138,28 @@ class World:
 ALONE = World()
 
 
+@dataclass(slots=True)
+class _Ties:
+    """What ties this process to the others: as long as it lives the store of torchrun, and while it has `joined` them
+    the lifeline."""
+
+    store: Store | None = None
+    num_joined: int = 0  # each time under keys of its own
+    line: Lifeline | None = None
+
+
+_ties = _Ties()
+
+
+def _who_has_what(texts: list[str]) -> str:
+    """`texts` by rank."""
+    ranks = {text: [str(rank) for rank, other in enumerate(texts) if other == text] for text in texts}
+    return "; ".join(
+        f"{textwrap.shorten(text, 80)} in process {', '.join(who[:4])}{', …' if len(who) > 4 else ''}"
+        for text, who in ranks.items()
+    )
+
+
 def current() -> World:
     """The world that `joined` has joined; `ALONE` outside of it."""
     if not dist.is_initialized():
@@ -139,30 +177,72 @@ def check_alone(what: str) -> None:
 def joined() -> Iterator[World]:
     """The world of the processes that torchrun has started, until the end; `ALONE` where it has not.
 
-    A function so decorated finds it with `current`. Raises UsageError if the other processes cannot be reached.
+    A function so decorated finds it with `current`, and may be called again. If one process fails or dies, all do: the
+    first says why (`errors.speaker`). Raises UsageError if the others cannot be reached or run other versions.
     """
-    if os.environ.get("WORLD_SIZE", "1") == "1" or dist.is_initialized():
+    if os.environ.get("WORLD_SIZE", "1") == "1" or _ties.line is not None:
         yield current()
         return
+    world = _place()
+    store, line = _connected(world)
+    try:
+        with Terminated(line), line.watched(), _group(world, store):
+            _ties.line = line
+            if found := world.differing(runtime.versions()):
+                raise UsageError(f"the processes run different versions ({'; '.join(found)}); install the same")
+            yield world
+    except BaseException as error:
+        raise line.end(error)  # noqa: B904 - mostly the same error
+    else:
+        line.close()
+    finally:
+        _ties.line = None
+
+
+def others_watched() -> AbstractContextManager[None]:
+    """While open, torch's errors about a process that has gone are a TrainingStopped that names it."""
+    return nullcontext() if _ties.line is None else _ties.line.watched()
+
+
+def _place() -> World:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if unset := [name for name in names if not os.environ.get(name, "").isdecimal()]:
         raise UsageError(
             f"WORLD_SIZE={os.environ['WORLD_SIZE']} says that there are several processes, but {' and '.join(unset)} "
             "is no number; start them with torchrun, or unset WORLD_SIZE"
         )
-    world = World(*(int(os.environ[name]) for name in names))
+    return World(*(int(os.environ[name]) for name in names))
+
+
+def _connected(world: World) -> tuple[Store, Lifeline]:
+    """What all processes share, and the lifeline. Raises UsageError if they do not find each other."""
+    address = os.environ.get("MASTER_ADDR", "")
+    try:
+        if _ties.store is None:
+            _ties.store = next(rendezvous("env://", world.rank, world.size, timeout=timedelta(seconds=JOIN_S)))[0]
+        _ties.num_joined += 1
+        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = PrefixStore(f"wideresnet/{start}/{_ties.num_joined}", _ties.store)
+        line = store.clone()  # a connection of its own: this one may be waiting when the other is needed
+        return store, Lifeline(line, world.rank, world.size, connections(line, world.rank, world.size, address))
+    except (OSError, RuntimeError, ValueError) as error:  # torch's own network errors are RuntimeErrors
+        at = f"{address}:{os.environ.get('MASTER_PORT')}"
+        raise UsageError(f"process {world.rank} of {world.size} cannot join the others at {at}: {error}") from error
+
+
+@contextmanager
+def _group(world: World, store: Store) -> Iterator[None]:
+    """torch's group of all processes; one that a script has made itself stays."""
+    if dist.is_initialized():
+        yield
+        return
     if torch.cuda.is_available():
         torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    group = PrefixStore("group", store)
+    dist.init_process_group(backend, store=group, rank=world.rank, world_size=world.size, timeout=PATIENCE)
     try:
-        dist.init_process_group(backend, timeout=PATIENCE)
-    except (RuntimeError, ValueError) as error:  # torch's own network errors are RuntimeErrors
-        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise UsageError(
-            f"process {world.rank} of {world.size} cannot join the others at {address}: {error}"
-        ) from error
-    try:
-        yield world
+        yield
     finally:
         dist.destroy_process_group()
 
