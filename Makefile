@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Fails in an environment whose making was interrupted: that is completed or, where it cannot be, made anew.
+HAS_PIP := $(BIN)/python -m pip --version >/dev/null 2>&1
 READY := $(VENV)/ready
 TOOLS := $(VENV)/ready-tools
 
@@ -15,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than Python 3.11; name another: make PYTHON=python3.12"; exit 2; }
 	@echo "setting up $(VENV) (torch is large: a few minutes the first time)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(HAS_PIP) || { $(PYTHON) -m venv $(VENV) 2>/dev/null && $(HAS_PIP); } || $(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) --editable .
 	@touch $(READY)
 

@@ -210,6 +210,30 @@ def test_a_damaged_file_is_made_anew_and_said_in_one_line(photos: Path, folder: 
     assert load(photos)[1] == []
 
 
+@pytest.mark.parametrize("row", [1, 7])
+def test_damage_that_opening_does_not_look_at_is_found_when_the_picture_is_read_and_told_what_to_do(
+    photos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, row: int
+) -> None:
+    load(photos)
+    monkeypatch.setattr(cache, "_CHECKED_BYTES", 300)  # as of a large file: one picture in five is looked at
+    train = next(path for path in files(folder) if path.stat().st_size > 1700)
+    with train.open("r+b") as file:
+        file.seek(row * 192 + 100)
+        byte = file.read(1)
+        overwrite(train, row * 192 + 100, bytes([byte[0] ^ 1]))
+    loaded = data.load(read(photos), SIZE_8, cache="disk")
+    assert loaded.kept.startswith("from the cache")
+    images = loaded.parts["train"].images
+    both = data.streams.chained([stream for part in loaded.parts.values() if isinstance(stream := part.images, Stream)])
+    for stream in (images, both):
+        stream[torch.tensor([0, 2, 3])]  # what is whole is read
+        for _ in range(2):
+            with pytest.raises(wrn.TrainingStopped, match=f"picture {row} of .*: wrn data cache clear {train.stem}$"):
+                stream[torch.tensor([3, row])]
+    cache.clear([train.stem])
+    load(photos)
+
+
 def test_a_file_made_under_other_versions_is_made_anew_naming_them(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

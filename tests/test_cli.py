@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,84 @@ def test_names_that_are_no_text_go_in_and_out_as_they_are(place: Path) -> None:
         assert done.stdout.splitlines()[1].startswith(name + b",")
     finally:
         path.unlink()
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        b"pictures/0.png\r\npictures/1.png\r\n\r\n",
+        b"\xef\xbb\xbfpictures/0.png\npictures/1.png",
+        b"\xef\xbb\xbfpictures\\0.png\r\npictures\\1.png\r\n",
+    ],
+)
+def test_a_list_of_pictures_may_come_from_windows(place: Path, listed: bytes) -> None:
+    command = [*WRN, "predict", "runs/digits-1", "-", "--format", "csv"]
+    done = subprocess.run(command, cwd=place, input=listed, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout
+    rows = list(csv.DictReader(io.StringIO(done.stdout.decode())))
+    assert [row["path"] for row in rows] == ["pictures/0.png", "pictures/1.png"]
+
+
+def test_a_name_with_signs_of_windows_in_it_is_taken_by_the_letter_where_it_is_there(place: Path) -> None:
+    names = ["a\\b.png", "return\r"]
+    for name in names:
+        (place / name).write_bytes((place / "pictures" / "0.png").read_bytes())
+    done = wrn("predict", "runs/digits-1", "-", "--format", "jsonl", cwd=place, stdin="".join(f"{n}\n" for n in names))
+    assert done.returncode == 0, done.stdout
+    assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == names
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
+def test_a_list_in_utf_16_is_refused_with_words(place: Path, encoding: str) -> None:
+    command = [*WRN, "predict", "runs/digits-1", "-"]
+    listed = "pictures/0.png\n".encode(encoding)
+    done = subprocess.run(command, cwd=place, input=listed, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"UTF-16" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+LACKING = [
+    {"PYTHONIOENCODING": "ascii"},
+    {"PYTHONIOENCODING": "cp1252"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+]
+
+
+SEVERAL = """
+import json, os, sys
+from wideresnet import cli
+cli.console.prepare_streams()
+for words in json.loads(sys.argv[1]):
+    words = [os.fsdecode(word.encode()) for word in words]  # as the system hands them over
+    assert cli.run(words) == 0, words
+    print("--", flush=True)
+"""
+
+
+@pytest.mark.parametrize("environment", LACKING, ids=str)
+def test_a_terminal_that_lacks_signs_stops_no_command(place: Path, environment: dict[str, str]) -> None:
+    (place / "şeker–1.png").write_bytes((place / "pictures" / "0.png").read_bytes())
+    commands = [
+        ["--help"],
+        ["runs"],
+        ["models"],
+        ["info", "runs/digits-1"],
+        ["data", "cache", "list"],
+        ["evaluate", "runs/digits-1", "digits"],
+        ["predict", "runs/digits-1", "şeker–1.png"],
+        ["predict", "runs/digits-1", "şeker–1.png", "--format", "csv"],
+        ["predict", "runs/digits-1", "-", "--format", "jsonl"],
+        ["train", "digits", *QUICK, "--labels", "12", "--out", f"plain-{LACKING.index(environment)}"],
+    ]
+    command, env = [sys.executable, "-c", SEVERAL, json.dumps(commands)], os.environ | environment
+    listed = "şeker–1.png\n".encode()
+    done = subprocess.run(command, cwd=place, input=listed, capture_output=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.split(b"--\n")
+    assert len(said) == len(commands) + 1
+    assert b"MACs at 32x32" in said[2].replace(b"\xd7", b"x")
+    assert os.fsencode(json.loads(said[8])["path"]) == listed.strip(), "JSON says the name as it is"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
@@ -241,6 +320,111 @@ def test_a_disk_that_is_full_stops_whole_with_exit_code_3(tmp_path: Path, blocks
     assert not list(tmp_path.rglob("*.tmp"))
     assert (tmp_path / "runs" / "digits-1" / "model.safetensors").exists() == (blocks > 500)
     assert wrn("train", "--resume", "runs/digits-1", cwd=tmp_path).returncode == 0
+
+
+ODD: dict[str, tuple[str | dict[str, object], str]] = {
+    "no JSON": ("{", "config.json: not a run's config"),
+    "empty": ("", "config.json: not a run's config"),
+    "deep": ("[" * 100_000, "config.json: not a run's config"),
+    "a list": ("[]", "[]: expected a Config with its fields"),
+    "a size missing": ({"size": None}, "size=None: expected a whole number"),
+    "a text for a number": ({"seed": "0"}, "seed='0': expected a whole number"),
+    "a recipe that is none": ({"recipe": [1]}, "recipe=[1]: expected a Recipe with its fields"),
+    "a field of the recipe": ({"recipe": {"name": "fast", "epochs": "3"}}, "recipe."),
+    "versions that are none": ({"versions": ["1"]}, "versions=['1']: expected fields with names"),
+    "a newer version": ({"flux": 3}, "flux: no field that this version knows; was it written by a newer one?"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_an_odd_config_is_one_line_naming_file_and_field_and_other_runs_are_still_listed(
+    place: Path, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, message = ODD[what]
+    for name in ("a-odd", "good"):
+        shutil.copytree(place / "runs" / "digits-1", tmp_path / "runs" / name)
+    config = tmp_path / "runs" / "a-odd" / "config.json"
+    if isinstance(content, dict):
+        content = json.dumps({**json.loads(config.read_text()), **content})
+    config.write_text(content)
+    before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.*")}
+    monkeypatch.chdir(tmp_path)
+    assert run(["runs", "--json"]) == 0
+    odd, good = sorted(json.loads(capsys.readouterr().out), key=lambda row: str(row["run"]))
+    assert odd["data"].startswith("unreadable: runs/a-odd/config.json: ")
+    assert message in odd["data"]
+    assert (good["run"], good["epochs"]) == ("good", "2/2")
+    assert run(["runs"]) == 0
+    assert "unreadable" in capsys.readouterr().out
+    assert run(["train", "--resume", "runs/a-odd"]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert (said.startswith("wrn: runs/a-odd/config.json: "), said.count("\n")) == (True, 1)
+    assert run(["predict", "runs/a-odd", str(place / "pictures" / "0.png")]) == 0  # these read the model file alone
+    assert run(["info", "runs/a-odd"]) == 0
+    assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.*")} == before
+
+
+def test_metrics_that_are_odd_spoil_no_list(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("good", "odd"):
+        shutil.copytree(place / "runs" / "digits-1", tmp_path / "runs" / name)
+    for content in (
+        b"epoch,val_accuracy\n1,much\n",
+        b"\xff\xfe\0",
+        b"epoch,val_accuracy\n1,2,3\n",
+        b"x" * (1 << 24) + b"xx\n",
+    ):
+        (tmp_path / "runs" / "odd" / "metrics.csv").write_bytes(content)
+        assert run(["runs", str(tmp_path / "runs")]) == 0, content[:20]
+        assert "2/2" in capsys.readouterr().out
+
+
+LIMITED = """
+import resource, sys, torch
+from wideresnet import cli, jobs, report
+used = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_DATA, (used + int(sys.argv[1]),) * 2)
+sys.exit(cli.run(sys.argv[2:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit that Linux sets")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "digits", "--arch", "wrn_10_2", "--batch-size", "1439", "--size", "32", "--out", "r"],
+        ["train", "large", "--arch", "wrn_10_1", "--size", "8", "--max-bad", "all", "--out", "r"],
+        ["predict", "runs/digits-1", "large/a/1.png"],
+    ],
+    ids=["a step", "a picture", "a picture to predict"],
+)
+def test_no_memory_is_one_line_that_says_what_to_do_and_leaves_no_picture_out(place: Path, words: list[str]) -> None:
+    if not (place / "large").exists():
+        for label in ("a", "b"):
+            (place / "large" / label).mkdir(parents=True)
+            for i in range(6):
+                Image.new("L", (9000, 9000) if i == 1 else (8, 8), 40 * i + (label == "b")).save(
+                    place / "large" / label / f"{i}.png"
+                )
+    command = [sys.executable, "-c", LIMITED, "150_000_000", *words]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 3, done
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("wrn: out of memory")
+    assert "--batch-size or --size" in last
+    assert "Traceback" not in done.stderr
+    assert not (place / "r").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit that Linux sets")
+def test_too_little_room_for_torch_itself_is_one_line(tmp_path: Path) -> None:
+    words = " ".join([*WRN, "train", "digits"])
+    limited = ["bash", "-c", f"ulimit -v 600000; exec {words}"]
+    done = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done
+    assert (done.stderr[:19], done.stderr.count("\n")) == ("wrn: out of memory;", 1)
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_reader_of_a_pipe_may_leave_early(place: Path) -> None:

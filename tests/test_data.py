@@ -67,6 +67,49 @@ def test_folders_called_train_among_others_are_classes(tmp_path: Path) -> None:
     assert read(tmp_path).class_names == ("bus", "train")
 
 
+def test_what_lies_beside_train_and_val_is_passed_over_and_said(tmp_path: Path) -> None:
+    folder(tmp_path, {f"{name}/{label}": 2 for name in ("train", "val") for label in ("a", "b")})
+    folder(tmp_path, {"raw": 3, "train": 1})
+    (tmp_path / "notes").mkdir()
+    listing = read(tmp_path)
+    assert (list(listing.splits), listing.class_names) == (["train", "val"], ("a", "b"))
+    assert [len(part) for part in listing.splits.values()] == [4, 4]
+    assert listing.notes == (
+        "passed over, without a picture: notes",
+        "passed over, beside the folders of splits: raw",
+        f"passed over: 1 pictures in {tmp_path.name} that lie in no class folder",
+    )
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_one_split_beside_other_folders_may_be_a_class_and_is_asked_about(tmp_path: Path, split: str) -> None:
+    folder(tmp_path, {f"{split}/a": 2, f"{split}/b": 2, "bus": 2})
+    with pytest.raises(DataError, match=f"{split} beside bus.*if it is a class, rename it, or put its pictures"):
+        read(tmp_path)
+    folder(tmp_path, {split: 1})  # a picture directly in it: the vehicle
+    assert read(tmp_path).class_names == tuple(sorted(("bus", split)))
+
+
+def test_pictures_in_splits_without_class_folders_have_no_class(tmp_path: Path) -> None:
+    folder(tmp_path, {"train": 2, "test": 2})
+    with pytest.raises(DataError, match=r"test, train hold pictures and no class folders.*/test/CLASS/picture\.jpg"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("classes", [("a", "b"), ("train/a", "train/b", "val/a")])
+def test_runs_made_inside_a_data_folder_are_no_class(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    folder(tmp_path, dict.fromkeys(classes, 2) | {"runs/shapes-1": 1, f"{classes[0]}/runs/shapes-1": 1})
+    picture(tmp_path / "runs" / "shapes-lr.png", 9)  # as --find-lr leaves it
+    for run in tmp_path.rglob("shapes-1"):
+        (run / "config.json").write_text(json.dumps({"recipe": {}, "fingerprint": "", "size": 8}))
+    listing = read(tmp_path)
+    assert listing.class_names == ("a", "b")
+    assert sum(map(len, listing.splits.values())) == 2 * len(classes)
+    assert listing.notes == ("passed over, without a picture: runs",)
+    folder(tmp_path, {"runs/marathon": 2})  # a class, for it has pictures that no run made
+    assert ("runs" in read(tmp_path).class_names) == (len(classes) == 2)
+
+
 def test_a_class_name_is_the_same_class_composed_or_decomposed(tmp_path: Path) -> None:
     folder(tmp_path, {"train/gül": 2, "train/lale": 2, "val/gül": 1})  # val's u has a separate diaeresis
     listing = read(tmp_path)

@@ -271,13 +271,24 @@ def test_a_table_that_cannot_be_read_says_why_and_where(place: Path, name: str, 
             r"t\.csv, line 3: byte 0xFC is not UTF-8",
         ),
         (b"\xef\xbb\xbffile,label\npics/0.png,\xff\n", r"line 2: byte 0xFF"),
-        ("file,label\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
+        ("file,label\n".encode("utf-16"), "is UTF-16, or no text; save it as UTF-8"),
+        ("file,label\n".encode("utf-16-le"), "is UTF-16, or no text; save it as UTF-8"),
     ],
 )
 def test_an_encoding_that_is_not_utf_8_is_named_with_its_line(place: Path, content: bytes, message: str) -> None:
     (place / "t.csv").write_bytes(content)
     with pytest.raises(DataError, match=message):
         read(place / "t.csv")
+
+
+@pytest.mark.parametrize("header", ["file,label", "label;file"])
+def test_a_table_from_windows_is_the_same_data(place: Path, header: str) -> None:
+    sign = "," if "," in header else ";"
+    rows = [header, *(sign.join((f"pics\\{i}.png", "gül")[:: 1 if sign == "," else -1]) for i in range(3))]
+    (place / "t.csv").write_bytes("\r\n".join([*rows, ""]).encode("utf-8-sig"))
+    listing = read(place / "t.csv")
+    assert (listing.class_names, listing.bad) == (("gül",), ())
+    assert listing.splits["all"].names == ("pics/0.png", "pics/1.png", "pics/2.png")
 
 
 def test_every_row_that_cannot_be_is_in_one_list_by_its_number_and_max_bad_goes_on_without_them(place: Path) -> None:

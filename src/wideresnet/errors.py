@@ -2,6 +2,7 @@
 was expected and the next step; the command line prints it as one line, without a traceback."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 DONE = 0
@@ -66,6 +67,16 @@ def speaker(error: BaseException) -> str | None:
     """The number of the process that says why all end; None if this one is not known to have others."""
     notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(_SAID)]
     return notes[-1].removeprefix(_SAID) if notes else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is a word for it: Python's, numpy's and Pillow's, the system's, the loader's of libraries, or
+    torch's on a CPU or a GPU."""
+    if isinstance(error, RuntimeError):
+        return any(words in str(error) for words in ("out of memory", "can't allocate memory", "bad_alloc"))
+    if isinstance(error, ImportError):
+        return "failed to map segment" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
 def missing_extra(what: str, extra: str) -> UsageError:

@@ -58,6 +58,15 @@ def write_whole(path: Path, content: bytes | str) -> None:
         ) from error
 
 
+def check_replaceable(path: Path, suffix: str, option: str) -> None:
+    """Raises UsageError if something lies at `path` that is not a file ending in `suffix`: no model, table or device is
+    written over."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{option} {path}: a {'folder' if path.is_dir() else 'device'}; expected a {suffix} file")
+    if path.exists() and path.suffix.lower() != suffix:
+        raise UsageError(f"{option} {path}: exists and is no {suffix} file, so it is not written over; choose another")
+
+
 def share(temporary: Path) -> None:
     """Gives a file that mkstemp made, 0600, the permissions of any other new file."""
     mask = os.umask(0)

@@ -130,10 +130,17 @@ def _reasons() -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise ImageError(f"has more pixels than the limit of {MAX_PIXELS:,}") from error
     except _BROKEN as error:
+        if isinstance(error, MemoryError):
+            _check_memory()
         what = " ".join(str(error).split()) or type(error).__name__
         if "MAX_TEXT_CHUNK" in what:
             raise ImageError("holds a text or a profile that unpacks to more than 1 MiB (a bomb?)") from error
         raise ImageError(f"broken or cut short: {what}") from error
+
+
+def _check_memory() -> None:
+    """Raises MemoryError where there is none for the largest picture that is read: then the file is not to blame."""
+    np.empty(3 * MAX_PIXELS, np.uint8)
 
 
 @contextlib.contextmanager

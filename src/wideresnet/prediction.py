@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wideresnet import engines, images, metrics, runtime
+from wideresnet import engines, images, kinds, metrics, runtime
 from wideresnet.checkpoint import Card, load_model
 from wideresnet.errors import ImageError
 
@@ -30,6 +30,7 @@ class Prediction:
 class Predictor:
     """A model file, ready to answer. The preprocessing is the one in the file; nothing else touches a picture."""
 
+    @kinds.checked
     def __init__(self, path: str | Path, device: str = "auto") -> None:
         """Raises ModelFileError if `path` is no model file and no run folder, UsageError if the device is not there."""
         file = load_model(Path(path))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from wideresnet import files
+from wideresnet import files, kinds
 from wideresnet.errors import ModelFileError, TrainingStopped, UsageError
 from wideresnet.reading import Reading
 from wideresnet.recipes import FIXED, Recipe
@@ -158,18 +158,14 @@ def read_config(folder: Path) -> Config:
         return config_from(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ModelFileError(f"{folder}: not a run (no {CONFIG}); `wrn runs` lists those under runs/") from None
-    except (OSError, ValueError, TypeError, KeyError, UsageError) as error:
+    except (OSError, ValueError, RecursionError, UsageError) as error:
         raise ModelFileError(f"{path}: not a run's config as this version writes it: {error}") from error
 
 
-def config_from(values: dict[str, Any]) -> Config:
-    """The reverse of `to_dict`, from JSON. Raises ValueError, TypeError, KeyError or UsageError on anything else."""
-    recipe: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values["recipe"].items()
-    }
-    read = {**values, "recipe": Recipe(**recipe), "reading": Reading(**values.get("reading", {}))}
-    read |= {key: tuple(values[key]) for key in ("mean", "std", "track") if values.get(key) is not None}
-    return Config(**read)
+def config_from(values: object) -> Config:
+    """The reverse of `to_dict`, from JSON. Raises UsageError, naming the field, on anything else."""
+    config: Config = kinds.fitted(values, Config, "")
+    return config
 
 
 def write_metrics(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -2,13 +2,12 @@
 
 import os
 import sys
-from io import TextIOWrapper
 
 from cyclopts import App, CycloptsError, Parameter
 
 from wideresnet.cli import datas, evaluating, overviews, predicting, trainings, tuning
-from wideresnet.cli.console import say_error
-from wideresnet.errors import INTERRUPTED, MISTAKE, STOPPED, WideResNetError
+from wideresnet.cli.console import prepare_streams, say_error
+from wideresnet.errors import INTERRUPTED, MISTAKE, STOPPED, WideResNetError, is_out_of_memory
 
 app = App(
     name="wrn",
@@ -49,14 +48,20 @@ def run(tokens: list[str]) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough: `wrn predict … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (MemoryError, OSError) as error:
-        say_error(f"stopped: {str(error) or type(error).__name__}", error)
+    except (MemoryError, RuntimeError, OSError, ImportError) as error:
+        if is_out_of_memory(error):
+            say_error(
+                "out of memory; what was written before is whole. To train, give a smaller --batch-size or --size; "
+                "to read pictures, --cache disk or off",
+                error,
+            )
+        elif isinstance(error, RuntimeError | ImportError):
+            raise
+        else:
+            say_error(f"stopped: {str(error) or type(error).__name__}", error)
         return STOPPED
 
 
 def main() -> None:
-    # File names may be any bytes: those that are no text go in and out as they are, and never stop a job half-way.
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")
+    prepare_streams()
     sys.exit(run(sys.argv[1:]))

@@ -1,17 +1,47 @@
 """What a person sees: lines, a progress bar, tables. Results go to standard output, all else to the other."""
 
+import codecs
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 from wideresnet.errors import speaker
 
 if TYPE_CHECKING:
     from wideresnet.runtime import Watch
+
+
+_PLAIN = {"–": "-", "…": "...", "×": "x", "→": "->", "·": "-", "±": "+-", "≥": ">=", "≤": "<=", "α": "alpha"}
+
+
+def prepare_streams() -> None:
+    """File names may be any bytes: those that are no text go out as they are. And what an encoding lacks (LANG=C, an
+    older Windows) is written otherwise. So neither stops a job half-way."""
+    codecs.register_error("wrn", _written_otherwise)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="wrn")
+
+
+def _written_otherwise(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What a stream writes for signs that it cannot: the byte of a name, a plain sign of the same meaning, or \\u…."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    sign = error.object[error.start]
+    if "\udc80" <= sign <= "\udcff":
+        return bytes([ord(sign) - 0xDC00]), error.start + 1
+    return _PLAIN.get(sign) or sign.encode("ascii", "backslashreplace").decode(), error.start + 1
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """As JSON, with its own escapes for all but ASCII where standard output is not UTF-8."""
+    utf_8 = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("_", "-") in ("utf-8", "utf8")
+    return json.dumps(value, indent=indent, ensure_ascii=not utf_8, default=str)
 
 
 def say(line: str) -> None:
@@ -32,7 +62,7 @@ def say_error(message: str, error: BaseException | None = None) -> None:
 
 
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    print(json_text(value, indent=2))
 
 
 def print_table(title: str, columns: Mapping[str, str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,14 +1,13 @@
 """`wrn predict`."""
 
 import csv
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from wideresnet.cli.console import percent, say_error, watching
+from wideresnet.cli.console import json_text, percent, say_error, watching
 from wideresnet.errors import DONE, SOME_FAILED, UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def predict(
     for source in sources:
         if source.startswith("-") and source != "-" and not Path(source).exists():
             raise UsageError(f"{source}: no such option or file; see `wrn predict --help`")
-    listed = _from_stdin() if "-" in sources else []
+    listed = jobs.listed(sys.stdin.buffer.read()) if "-" in sources else []
     failed = 0
     with watching() as watch:
         writer = _Writer(format)
@@ -50,11 +49,6 @@ def predict(
     if failed:
         say_error(f"{failed} of {writer.count} pictures could not be read; each has its reason above")
     return SOME_FAILED if failed else DONE
-
-
-def _from_stdin() -> list[str]:
-    """A line each, without its newline; blanks belong to the name."""
-    return [line for line in sys.stdin.read().split("\n") if line]
 
 
 class _Writer:
@@ -72,7 +66,7 @@ class _Writer:
         if self.format == "jsonl":
             if prediction is not None:
                 fields["probs"] = prediction.probs
-            print(json.dumps(fields, ensure_ascii=False))
+            print(json_text(fields))
         elif self.format == "csv":
             rows = csv.writer(sys.stdout, lineterminator="\n")
             if self.count == 0:

@@ -1,5 +1,6 @@
 """A folder of class folders, with or without train/val/test above them → `Data`. Looks at names only."""
 
+import json
 import os
 import unicodedata
 from collections.abc import Iterator
@@ -13,24 +14,14 @@ from wideresnet.images import SUFFIXES
 
 
 def read_folder(root: Path) -> Data:
-    """Class names are folder names (NFC, sorted); pictures may lie deeper below. Hidden names, `__MACOSX` and files
-    that are no pictures by their ending are passed over; a class folder without a picture is no class.
-
-    The folders are splits if all of them bear a split's name and one holds folders of its own. Raises DataError.
+    """Class names are folder names (NFC, sorted); pictures may lie deeper below. Hidden names, `__MACOSX`, runs, and
+    files that are no pictures by their ending are passed over; a class folder without a picture is no class. Raises
+    DataError.
     """
-    folders = _folders(root)
-    splits = {folder: SPLIT_NAMES.get(folder.name.lower()) for folder in folders}
-    if folders and all(splits.values()) and any(_folders(folder) for folder in folders):
-        tops = [(split, folder) for folder, split in splits.items() if split]
-        if len({split for split, _ in tops}) < len(tops):
-            raise DataError(
-                f"{root}: two folders for one split ({', '.join(f.name for f in folders)}); keep one of each"
-            )
-    else:
-        tops = [(ALL, root)]
-
+    tops, beside = _tops(root)
     found = {split: {folder: list(pictures_below(folder)) for folder in _folders(top)} for split, top in tops}
     empty = [str(f.relative_to(root)) for classes in found.values() for f, paths in classes.items() if not paths]
+    empty += [name for name, has_pictures in beside.items() if not has_pictures]
     class_names = class_order({f.name for classes in found.values() for f, paths in classes.items() if paths})
     for name in class_names:
         if name.encode(errors="ignore").decode() != name:
@@ -50,10 +41,52 @@ def read_folder(root: Path) -> Data:
             labels=np.array([label for _, label in pairs], dtype=np.int64),
         )
     notes = [f"passed over, without a picture: {', '.join(empty)}"] if empty else []
+    if others := [name for name, has_pictures in beside.items() if has_pictures]:
+        notes.append(f"passed over, beside the folders of splits: {', '.join(others)}")
     loose = sum(1 for folder in {root, *(top for _, top in tops)} for _ in _files(folder))
     if loose:
         notes.append(f"passed over: {loose} pictures in {root.name} that lie in no class folder")
     return Data(root.resolve().name or "data", str(root.resolve()), class_names, listings, tuple(notes))
+
+
+def _tops(root: Path) -> tuple[list[tuple[str, Path]], dict[str, bool]]:
+    """Each folder that holds class folders, with its split; and what lies beside them, with whether it has pictures.
+
+    Splits are folders with a split's name, one of which at least has folders of pictures, if no pictures lie beside
+    them or both train and another split have such folders. A folder of pictures is a class, whatever its name. Raises
+    DataError where it may be either.
+    """
+    folders = _folders(root)
+    splits = {folder: split for folder in folders if (split := SPLIT_NAMES.get(folder.name.lower()))}
+    beside = {folder.name: _has_pictures(folder) for folder in folders if folder not in splits}
+    nested = [folder for folder in splits if any(map(_has_pictures, _folders(folder)))]
+    others = ", ".join(name for name, has_pictures in beside.items() if has_pictures)
+    kinds = {splits[folder] for folder in nested}
+    if not others and not nested and any(map(_has_pictures, splits)):
+        names = ", ".join(folder.name for folder in splits)
+        raise DataError(
+            f"{root}: {names} hold pictures and no class folders, so their classes are not known; "
+            f"expected {root.name}/{next(iter(splits)).name}/CLASS/picture.jpg"
+        )
+    if others and not ("train" in kinds and len(kinds) > 1):
+        if doubtful := [folder.name for folder in nested if not any(_files(folder))]:
+            names = ", ".join(doubtful)
+            raise DataError(
+                f"{root}: folders of splits beside others: {names} beside {others}. If {names} is a split, move the "
+                "others out of this folder; if it is a class, rename it, or put its pictures directly into it"
+            )
+        return [(ALL, root)], {}
+    if not nested:
+        return [(ALL, root)], {}
+    if len(set(splits.values())) < len(splits):
+        raise DataError(
+            f"{root}: two folders for one split ({', '.join(folder.name for folder in splits)}); keep one of each"
+        )
+    return [(split, folder) for folder, split in splits.items()], beside
+
+
+def _has_pictures(folder: Path) -> bool:
+    return any(True for _ in pictures_below(folder))
 
 
 def _is_hidden(name: str) -> bool:
@@ -75,14 +108,25 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _is_run(folder: Path) -> bool:
+    """Whether `wrn train` made it: it may hold a picture, and is no class."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and {"recipe", "fingerprint"} <= config.keys()
+
+
 def _folders(folder: Path) -> list[Path]:
-    return [Path(entry.path) for entry in _entries(folder) if _is_folder(entry)]
+    return [path for entry in _entries(folder) if _is_folder(entry) and not _is_run(path := Path(entry.path))]
 
 
 def _files(folder: Path) -> Iterator[Path]:
     """Pictures directly in `folder`, by their ending; links too, broken ones as well: decoding names those."""
     for entry in _entries(folder):
         path = Path(entry.path)
+        if folder.name == "runs" and path.name.endswith("-lr.png"):  # the curve that --find-lr draws
+            continue
         if path.suffix.lower() in SUFFIXES and not _is_folder(entry):
             yield path
 

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from wideresnet.data import workers
-from wideresnet.data.decoding import upright
+from wideresnet.data.decoding import sums_of, upright
 from wideresnet.data.listing import Source
 from wideresnet.errors import ImageError, TrainingStopped
 from wideresnet.preprocess import Preprocess
@@ -86,11 +87,15 @@ def chained(streams: Sequence[Stream]) -> Stream:
 
 
 class Mapped:
-    """Pictures in mapped files: the system reads the pages that are asked for, and drops them when memory is short."""
+    """Pictures in mapped files: the system reads the pages that are asked for, and drops them when memory is short.
+
+    Each picture is compared with its sums when it is first read. Raises TrainingStopped if it is not what was written.
+    """
 
     def __init__(self, pixels: npt.NDArray[np.uint8], sums: Tensor) -> None:
         self.files: tuple[npt.NDArray[np.uint8], ...] = (pixels,)
         self.sums = sums
+        self._checked = np.zeros(len(pixels), bool)
         self.shape = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
 
     @classmethod
@@ -99,18 +104,36 @@ class Mapped:
         new = copy.copy(bases[0])
         new.files = tuple(chain.from_iterable(base.files for base in bases))
         new.sums = torch.cat([base.sums for base in bases])
+        new._checked = np.concatenate([base._checked for base in bases])
         return new
 
     def read(self, rows: Tensor) -> Tensor:
         """A copy: nothing that is written reaches the file."""
+        index = rows.numpy()
         if len(self.files) == 1:
-            return torch.from_numpy(self.files[0][rows.numpy()])
-        index, images, start = rows.numpy(), np.empty((len(rows), *self.shape), np.uint8), 0
-        for pixels in self.files:
-            here = (index >= start) & (index < start + len(pixels))
-            images[here] = pixels[index[here] - start]
-            start += len(pixels)
+            images = self.files[0][index]
+        else:
+            images, start = np.empty((len(rows), *self.shape), np.uint8), 0
+            for pixels in self.files:
+                here = (index >= start) & (index < start + len(pixels))
+                images[here] = pixels[index[here] - start]
+                start += len(pixels)
+        if not self._checked[index].all():
+            self._check(index, images)
         return torch.from_numpy(images)
+
+    def _check(self, index: npt.NDArray[np.int64], images: npt.NDArray[np.uint8]) -> None:
+        new = ~self._checked[index]
+        wrong = (sums_of(torch.from_numpy(images[new])) != self.sums[torch.from_numpy(index[new])]).flatten(1).any(1)
+        if wrong.any():
+            row = int(index[new][int(wrong.nonzero()[0])])
+            file = np.searchsorted(np.cumsum([len(pixels) for pixels in self.files]), row, side="right")
+            path = Path(str(getattr(self.files[file], "filename", "pictures")))
+            raise TrainingStopped(
+                f"{path}: damaged since it was written (picture {row} of {len(self.sums):,} has other pixels). "
+                f"Remove it by: wrn data cache clear {path.stem}"
+            )
+        self._checked[index] = True
 
     def batches(self, rows: Sequence[Tensor]) -> Iterator[Tensor]:
         return map(self.read, rows)

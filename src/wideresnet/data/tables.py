@@ -216,8 +216,8 @@ def _text(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{path}: is UTF-16; save it as UTF-8")
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in content[:256]:
+        raise DataError(f"{path}: is UTF-16, or no text; save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -4,7 +4,7 @@ from wideresnet.jobs.demo import demo
 from wideresnet.jobs.evaluation import evaluate
 from wideresnet.jobs.lr_range import LrSearch, find_lr
 from wideresnet.jobs.overview import describe_machine, describe_model, list_models, list_runs
-from wideresnet.jobs.prediction import predict
+from wideresnet.jobs.prediction import listed, predict
 from wideresnet.jobs.training import Run, resume, train
 from wideresnet.jobs.tuning import Tune, resume_tune, tune
 
@@ -19,6 +19,7 @@ __all__ = [
     "find_lr",
     "list_models",
     "list_runs",
+    "listed",
     "predict",
     "resume",
     "resume_tune",

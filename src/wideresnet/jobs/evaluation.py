@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 
 from wideresnet import data as data_room
-from wideresnet import engines, files, recipes, report, runtime
+from wideresnet import engines, files, kinds, recipes, report, runtime
 from wideresnet.checkpoint import Card
 from wideresnet.data import Data, Pictures
 from wideresnet.data.listing import ALL, SPLITS
@@ -19,6 +19,7 @@ from wideresnet.prediction import Predictor
 from wideresnet.reading import Reading
 
 
+@kinds.checked
 @data_room.workers_watched()
 def evaluate(
     model: str | Path,
@@ -46,8 +47,10 @@ def evaluate(
     it. The columns and download: see `Reading`. Writes an HTML report if `report_file` is given. Raises ModelFileError,
     UsageError, DataError (a class that the model does not know, unreadable pictures).
     """
-    if report_file is not None and (Path(report_file).is_dir() or not Path(report_file).absolute().parent.is_dir()):
-        raise UsageError(f"--report {report_file}: expected a file in a folder that exists")
+    if report_file is not None:
+        if not Path(report_file).absolute().parent.is_dir():
+            raise UsageError(f"--report {report_file}: expected a file in a folder that exists")
+        files.check_replaceable(Path(report_file), ".html", "--report")
     if tta not in (known := get_args(engines.TTA)):
         raise UsageError(f"--tta {tta}{nearest(tta, known)}")
     predictor = Predictor(model, device)

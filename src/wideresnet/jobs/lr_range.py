@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Unpack
 
 from wideresnet import data as data_room
-from wideresnet import files, lr_range, processes, report, runs, runtime
+from wideresnet import files, kinds, lr_range, processes, report, runs, runtime
 from wideresnet.errors import UsageError
 from wideresnet.jobs.planning import plan
 from wideresnet.jobs.preparation import fit_to_data, prepare
@@ -27,6 +27,7 @@ class LrSearch:
     command: str
 
 
+@kinds.checked
 def find_lr(
     data: str | Path,
     *,
@@ -59,8 +60,10 @@ def find_lr(
     processes.check_alone("train --find-lr")
     if changes.get("lr") is not None:
         raise UsageError("--find-lr looks for the learning rate; leave --lr out")
-    if out is not None and (Path(out).suffix.lower() != ".png" or Path(out).is_dir()):
+    if out is not None and Path(out).suffix.lower() != ".png":
         raise UsageError(f"--out {out}: with --find-lr the picture's file; expected a name ending in .png")
+    if out is not None and Path(out).exists():
+        raise UsageError(f"--out {out}: exists already, and may be a picture of yours; choose another")
     planned = plan(
         data,
         changes,

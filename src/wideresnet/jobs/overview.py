@@ -47,7 +47,7 @@ def list_runs(folder: str | Path = "runs") -> list[dict[str, Any]]:
         try:
             config = runs.read_config(run)
             progress = _progress_of_folds(run, config) if config.every_fold else _progress(run, config.recipe.epochs)
-        except (ModelFileError, ValueError, OSError) as error:
+        except (ModelFileError, ValueError, KeyError, TypeError, csv.Error, OSError) as error:
             rows.append({"run": run.name, "data": f"unreadable: {error}"})
             continue
         rows.append(

@@ -1,6 +1,7 @@
 """`predict`: files, folders and globs → an answer for each picture, in order, the unreadable ones with their reason."""
 
 import glob
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -45,6 +46,20 @@ def predict(
     if not paths:
         raise UsageError("no picture named; give files, folders or globs, or - for a list on standard input")
     return _answers(predictor, paths, watch)
+
+
+def listed(content: bytes) -> list[Path]:
+    """The files that a list names, a line each; blanks belong to a name. What a line says is tried first, then what it
+    means where Windows wrote it: a carriage return at its end, a mark before the first, backslashes. Raises UsageError
+    on UTF-16."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in content:
+        raise UsageError("the list on standard input is UTF-16, or no text; save it as UTF-8, a file a line")
+    paths = []
+    for line in filter(None, content.removeprefix(b"\xef\xbb\xbf").split(b"\n")):
+        tried = [name := os.fsdecode(line), name := name.removesuffix("\r"), name.replace("\\", "/")]
+        if name:
+            paths.append(Path(next(filter(os.path.lexists, tried), name)))
+    return paths
 
 
 def expand(sources: Iterable[str | Path]) -> list[Path]:

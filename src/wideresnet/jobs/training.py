@@ -10,9 +10,17 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import nn
 
-from wideresnet import augment, checkpoint, classification, hub, processes, recipes, runs, runtime, training
+from wideresnet import augment, checkpoint, classification, hub, kinds, processes, recipes, runs, runtime, training
 from wideresnet import data as data_room
-from wideresnet.errors import DataError, Diverged, ModelFileError, TrainingStopped, UsageError, WideResNetError
+from wideresnet.errors import (
+    DataError,
+    Diverged,
+    ModelFileError,
+    TrainingStopped,
+    UsageError,
+    WideResNetError,
+    is_out_of_memory,
+)
 from wideresnet.evaluation import Evaluation
 from wideresnet.jobs import crossvalidation, transfer
 from wideresnet.jobs.judging import card, duration, judge
@@ -42,6 +50,7 @@ class Run:
     folds: "tuple[Run, ...]" = ()
 
 
+@kinds.checked
 @processes.joined()
 def train(
     data: str | Path,
@@ -92,6 +101,8 @@ def train(
     hub.check_trackers(track)
     if time_budget_s is not None and changes.get("epochs") is not None:
         raise UsageError("--epochs and --time-budget say the same thing twice; give one")
+    if time_budget_s is not None and not 0 < time_budget_s < 1e9:
+        raise UsageError(f"time_budget_s={time_budget_s}: expected seconds above 0")
     reading = Reading(
         image_column=image_column,
         label_column=label_column,
@@ -142,6 +153,7 @@ def train(
     return _finish(prepared, prepared.new_state(), folder)
 
 
+@kinds.checked
 @processes.joined()
 def resume(folder: str | Path, *, cache: data_room.Cache = "auto", watch: runtime.Watch = runtime.PRINT) -> Run:
     """Goes on with a run, or with the fold that a cross-validation was at, bitwise as if it had not been stopped: from
@@ -308,13 +320,13 @@ def _finish(prepared: Prepared, state: training.State, folder: Path) -> Run:
     except WideResNetError as error:
         error.args = (f"{error}. Go on with: {config.launcher} train --resume {shlex.quote(str(whole))}",)
         raise
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise out_of_memory(error, folder) from error
 
 
-def out_of_memory(error: RuntimeError, folder: Path) -> TrainingStopped:
-    """What to say where torch had no memory, on a CPU or a GPU; any other error is raised as it is."""
-    if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+def out_of_memory(error: RuntimeError | MemoryError, folder: Path) -> TrainingStopped:
+    """What to say where there was no memory, on a CPU or a GPU; any other error is raised as it is."""
+    if not is_out_of_memory(error):
         raise error
     return TrainingStopped(f"out of memory in {folder}: train anew with a smaller --batch-size or --size")
 

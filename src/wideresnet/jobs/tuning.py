@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from wideresnet import data as data_room
-from wideresnet import files, processes, recipes, report, runs, runtime, tuning
+from wideresnet import files, kinds, processes, recipes, report, runs, runtime, tuning
 from wideresnet.errors import DataError, Interrupted, ModelFileError, TrainingStopped, UsageError
 from wideresnet.jobs import transfer
 from wideresnet.jobs.judging import duration
@@ -50,6 +50,7 @@ class _Setup:
     trials: int
 
 
+@kinds.checked
 def tune(
     data: str | Path,
     *,
@@ -138,6 +139,7 @@ def tune(
     return _search(prepared, setup, folder)
 
 
+@kinds.checked
 def resume_tune(
     folder: str | Path,
     *,
@@ -204,7 +206,7 @@ def _search(prepared: Prepared, setup: _Setup, folder: Path) -> Tune:
     except (TrainingStopped, Interrupted) as error:
         error.args = (f"{error}. Go on with: wrn tune --resume {shlex.quote(str(folder))}",)
         raise
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise out_of_memory(error, folder) from error
     best = dataclasses.replace(config, recipe=recipes.change(config.recipe, study.best.values))
     files.write_whole(folder / runs.REPORT, report.build(_subject(prepared, setup, axes, study, best.command)))
