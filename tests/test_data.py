@@ -84,10 +84,14 @@ def test_what_lies_beside_train_and_val_is_passed_over_and_said(tmp_path: Path) 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_one_split_beside_other_folders_may_be_a_class_and_is_asked_about(tmp_path: Path, split: str) -> None:
     folder(tmp_path, {f"{split}/a": 2, f"{split}/b": 2, "bus": 2})
-    with pytest.raises(DataError, match=f"{split} beside bus.*if it is a class, rename it, or put its pictures"):
+    message = f"{split} beside bus.*if it is a class, rename it, or put all its pictures directly"
+    with pytest.raises(DataError, match=message):
         read(tmp_path)
-    folder(tmp_path, {split: 1})  # a picture directly in it: the vehicle
-    assert read(tmp_path).class_names == tuple(sorted(("bus", split)))
+    folder(tmp_path, {split: 1})  # a stray one decides nothing
+    with pytest.raises(DataError, match=message):
+        read(tmp_path)
+    folder(tmp_path / "plain", {split: 2, "bus": 2})  # the vehicle
+    assert read(tmp_path / "plain").class_names == tuple(sorted(("bus", split)))
 
 
 def test_pictures_in_splits_without_class_folders_have_no_class(tmp_path: Path) -> None:

@@ -241,6 +241,10 @@ def test_a_run_that_was_interrupted_goes_on_bitwise_and_says_how(tmp_path: Path,
     resumed = wrn.resume(tmp_path / "stopped", watch=runtime.Watch(line=lines.append))
     assert f"going on with {tmp_path / 'stopped'} after step 5 of 22 of epoch 2 of 3" in lines
     assert metrics_but_times(tmp_path / "stopped") == metrics_but_times(tmp_path / "whole")
+    metrics = tmp_path / "stopped" / "metrics.csv"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
+    wrn.resume(tmp_path / "stopped", watch=runtime.QUIET)  # as after a kill between the checkpoint and its row
+    assert metrics_but_times(tmp_path / "stopped") == metrics_but_times(tmp_path / "whole")
     for name in ("checkpoint.safetensors", "model.safetensors"):
         whole, stopped = load_file(tmp_path / "whole" / name), load_file(tmp_path / "stopped" / name)
         assert whole.keys() == stopped.keys()

@@ -3,10 +3,12 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, Unpack
 
 import numpy as np
 import pytest
+import torch
 
 import wideresnet as wrn
 from wideresnet import kinds, runs, runtime
@@ -20,7 +22,7 @@ QUICK: dict[str, Any] = {"arch": "wrn_10_1", "labels": 12, "watch": runtime.QUIE
     ("options", "message"),
     [
         ({"epochs": "3"}, "epochs='3': expected a whole number or None"),
-        ({"epochs": 3.0}, r"epochs=3\.0: expected a whole number"),
+        ({"epochs": 3.5}, r"epochs=3\.5: expected a whole number"),
         ({"epochs": True}, "epochs=True: expected a whole number"),
         ({"size": "64"}, "size='64': expected a whole number"),
         ({"labels": True}, "labels=True: expected a whole number"),
@@ -91,6 +93,18 @@ class Outer:
 @kinds.checked
 def echo(numbers: Sequence[float], *, place: Path | None = None, **changes: Unpack[RecipeChanges]) -> Any:
     return numbers, place, changes
+
+
+def test_what_means_a_number_or_does_what_is_asked_for_is_taken_as_that() -> None:
+    tensor: Any = torch.tensor([0.5, 0.25])
+    whole: Any = (2.0, np.array(3))
+    half: Any = np.array(0.5)
+    assert echo(tensor, lr=half, milestones=whole) == ((0.5, 0.25), None, {"lr": 0.5, "milestones": (2, 3)})
+    assert kinds.fitted({"tensorboard"}, Sequence[str], "track") == ("tensorboard",)
+    silent = SimpleNamespace(line=print, progress=print)
+    assert kinds.fitted(silent, runtime.Watch, "watch") is silent
+    with pytest.raises(UsageError, match="mean="):
+        kinds.fitted({0.5, 0.25}, Sequence[float], "mean")
 
 
 def test_an_iterator_is_run_through_once_and_handed_on_whole() -> None:

@@ -229,6 +229,49 @@ def test_a_damaged_copy_is_made_anew_and_said(tmp_path: Path, folder: Path, what
 
 
 @pytest.mark.usefixtures("large")
+def test_damage_that_opening_does_not_see_is_found_in_the_picture_and_nothing_is_kept_of_it(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packs, "_CHECKED_BYTES", 1)  # opening looks at the first picture alone
+    path = shard(tmp_path / "t.parquet", range(10))
+    read(path)
+    (file,) = folder.iterdir()
+    overwrite(file, 1300, b"\xff\x00")
+    message = rf"row 6: its copy in .* is damaged; remove that by: wrn data cache clear {file.stem}"
+    for kept in ("memory", "disk"):
+        with pytest.raises(DataError, match=message):
+            load(read(path), SIZE_8, cache=kept)
+    file.unlink()  # as `clear` does once this process, which reads from it, has ended
+    found = load(read(path), SIZE_8, cache="disk").parts["all"]
+    assert torch.equal(pixels(found), torch.from_numpy(PIXELS[:10]).permute(0, 3, 1, 2))
+
+
+@pytest.mark.usefixtures("large")
+def test_a_copy_that_another_run_has_made_meanwhile_stays_for_it_reads_that(tmp_path: Path, folder: Path) -> None:
+    path, inodes = shard(tmp_path / "t.parquet", range(10)), list[int]()
+
+    def other(line: str) -> None:
+        if line.startswith("copying") and not inodes:
+            inodes.append(0)
+            read(path)
+            inodes.append(next(folder.glob("*.encoded")).stat().st_ino)
+
+    spans(read(path, watch=runtime.Watch(line=other)))
+    (file,) = folder.iterdir()
+    assert file.stat().st_ino == inodes[1]
+
+
+def test_a_picture_whose_name_ends_like_a_copy_s_is_still_a_picture_that_may_change(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,label\n0.encoded,a\n1.encoded,b\n")
+    for i in range(2):
+        (tmp_path / f"{i}.encoded").write_bytes(bmp(i))
+    load(read(tmp_path / "t.csv"), SIZE_8, cache="disk")
+    (tmp_path / "1.encoded").write_bytes(bmp(7))
+    found = load(read(tmp_path / "t.csv"), SIZE_8, cache="disk").parts["all"]
+    assert torch.equal(pixels(found)[1], torch.from_numpy(PIXELS[7]).permute(2, 0, 1))
+
+
+@pytest.mark.usefixtures("large")
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits of a process")
 def test_where_the_disk_refuses_pictures_stay_in_memory_or_if_it_is_too_small_the_set_is_named(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch

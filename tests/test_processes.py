@@ -272,13 +272,14 @@ def test_sync_bn_makes_two_processes_train_as_one_and_without_it_they_do_not(
 
 
 def test_a_script_may_train_several_times(tmp_path: Path) -> None:
-    """And go on after an error that all processes share: options that differ between them, a run that diverges."""
+    """And go on after an error: an argument of one process that cannot be, options that differ, a run that diverges."""
     script = f"""
         import os
         import wideresnet as wrn
         from wideresnet import runtime
 
-        for number, lr in enumerate([float(os.environ["RANK"]), 1e30, 0.1, 0.1]):
+        rank = os.environ["RANK"]
+        for number, lr in enumerate([0.1 if rank == "0" else "x", float(rank), 1e30, 0.1, 0.1]):
             try:
                 options = dict(arch="wrn_10_1", epochs=1, batch_size=101, lr=lr, device="cpu", watch=runtime.QUIET)
                 wrn.train("digits", out=f"{tmp_path}/{{number}}", **options)
@@ -289,10 +290,12 @@ def test_a_script_may_train_several_times(tmp_path: Path) -> None:
     (done,) = torchrun(2, str(tmp_path / "several.py"))
     assert done.returncode == 0, done.stderr[-3000:]
     different = "UsageError the 2 processes have different options (lr: 0.0 in process 0; 1.0 in process 1); give all"
+    assert "UsageError lr='x': expected a number" in done.stdout
+    assert "TrainingStopped process 1 of 2 has failed, and says why" in done.stdout
     assert done.stdout.count(different) == 2
     assert done.stdout.count("Diverged ") == 2
-    assert [wrn.load(tmp_path / number).card.trained["epoch"] for number in "23"] == [1, 1]
-    assert not (tmp_path / "0").exists()
+    assert [wrn.load(tmp_path / number).card.trained["epoch"] for number in "34"] == [1, 1]
+    assert not (tmp_path / "1").exists()
 
 
 def test_a_run_that_diverges_is_told_of_once(tmp_path: Path) -> None:
@@ -372,7 +375,8 @@ def test_a_process_killed_while_training_ends_the_other_machine_too(tmp_path: Pa
     assert second.returncode != 0
     (message,) = said(first, second)
     assert message.startswith("wrn, process 1: process 0 of 2 has ended without a word: it was killed")
-    assert "train --resume run" in message
+    assert "torchrun --nnodes 2 --node-rank RANK --master-addr ADDRESS --nproc-per-node 1 " in message
+    assert "-m wideresnet train --resume run" in message
 
 
 WAITING = """

@@ -108,3 +108,16 @@ def test_the_memory_of_a_container_is_its_own_or_that_of_one_around_it(tmp_path:
     (tmp_path / "own").write_text("7:cpu,cpuacct:/job\n4:memory:/job\n0::/\n")
     assert list(runtime._cgroup_limits(tmp_path / "v1", tmp_path / "own")) == [(800, 300)]
     assert list(runtime._cgroup_limits(tmp_path, tmp_path / "none")) == []
+
+
+def test_a_signal_that_torchrun_passes_on_to_processes_that_have_it_already_counts_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with runtime.StopSignals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert signals.caught == signal.SIGINT
+        signals._deaf_until = 0.0
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

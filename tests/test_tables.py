@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -441,6 +442,77 @@ def test_of_files_that_are_counted_by_their_names_those_that_are_missing_are_sai
     for i in (0, 2):
         labelled(place / "s" / f"train-{i:05d}-of-00003.parquet", ["a", "b", "a"])
     assert read(place / "s").notes == ("train: 2 of its 3 files are there",)
+    labelled(place / "h" / "train-00000-of-00002-ab12cd34ef567890.parquet", ["a", "b", "a"])
+    assert read(place / "h").notes == ("train: 1 of its 2 files are there",)
+
+
+def test_what_else_lies_in_a_folder_of_parquet_files_hides_them_only_if_it_may_be_data(place: Path) -> None:
+    folder = place / "s"
+    labelled(folder / "train" / "0.parquet", ["a", "b", "a"])
+    labelled(folder / "test" / "0.parquet", ["a", "b", "a"])
+    expected = {"train": 3, "test": 3}
+    run = folder / "runs" / "s-1"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps({"recipe": {}, "fingerprint": ""}))
+    (run / "curve.png").write_bytes(png(0))
+    for hidden in (".ipynb_checkpoints", "train/.ipynb_checkpoints", "__MACOSX", "notes"):
+        (folder / hidden).mkdir()
+    (folder / "test" / "._0.parquet").write_bytes(b"of macOS")
+    assert {split: len(one) for split, one in read(folder).splits.items()} == expected
+    labelled(folder / "more" / "0.parquet", ["a", "b", "a"])
+    with pytest.raises(DataError, match=r"is read if it lies in .*s itself or in its train, val or test folder"):
+        read(folder)
+    shutil.rmtree(folder / "more")
+    (folder / "old.tar").write_bytes(b"")
+    with pytest.raises(DataError, match=r"holds \.tar shards and Parquet files; say which: '.*s/\*\.parquet'"):
+        read(folder)
+
+
+def test_a_folder_that_is_called_like_a_split_is_the_same_data_from_within(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = labelled(place / "train" / "0.parquet", ["a", "b", "a"]).parent
+    monkeypatch.chdir(folder)
+    for source in (".", "*.parquet", folder, folder / "*.parquet"):
+        assert list(read(source).splits) == ["all"], source
+    monkeypatch.chdir(place)
+    assert list(read("*/0.parquet").splits) == ["train"]
+
+
+def test_a_pattern_finds_its_files_again_whatever_signs_are_in_the_names_of_folders(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = labelled(place / "a [b] {c,d} *" / "x" / "0.parquet", ["a", "b", "a"]).parents[1]
+    monkeypatch.chdir(folder)
+    data = read("x/*.parquet")
+    monkeypatch.chdir(place)
+    assert labels_of(read(data.place)) == labels_of(data)
+
+
+@pytest.mark.parametrize("pattern", ["**.parquet", "{" + ",".join(f"part-{i:05d}" for i in range(40)) + "}.parquet"])
+def test_a_pattern_that_is_none_or_longer_than_a_name_may_be_is_told_in_a_line(place: Path, pattern: str) -> None:
+    with pytest.raises(DataError, match=r"not a pattern|part-00000\.parquet is not there"):
+        read(place / pattern)
+
+
+@pytest.mark.parametrize(
+    "features", [["x"], {"label": {"_type": ["x"]}}, {"label": {"_type": "ClassLabel", "names": 3}}]
+)
+def test_odd_metadata_of_a_parquet_file_is_told_in_a_line(place: Path, features: Any) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    info = json.dumps({"info": {"features": features}})
+    table = pyarrow.table({"image": [png(0)], "label": ["a"]}).replace_schema_metadata({"huggingface": info})
+    pyarrow.parquet.write_table(table, place / "odd.parquet")
+    with pytest.raises(DataError, match=r"odd\.parquet: not a readable Parquet file"):
+        read(place / "odd.parquet")
+
+
+def test_the_train_part_numbers_the_classes_whatever_the_files_are_called(place: Path) -> None:
+    labelled(place / "s" / "a-test.parquet", [0, 1, 2], ["zebra", "ant", "owl"])
+    labelled(place / "s" / "b-train.parquet", [0, 1, 2], ["ant", "zebra", "owl"])
+    assert read(place / "s").class_names == ("ant", "zebra", "owl")
 
 
 def test_a_parquet_file_beside_class_folders_and_one_alone_are_what_they_were(place: Path) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wideresnet.prediction import Prediction, Predictor
     from wideresnet.prediction import Predictor as load  # noqa: N813 - read as a verb: wrn.load(path)
     from wideresnet.preprocess import Preprocess
+    from wideresnet.runtime import Watch
 
 _PUBLIC = {  # name → (room, its name there)
     "DataError": ("errors", "DataError"),
@@ -35,6 +36,7 @@ _PUBLIC = {  # name → (room, its name there)
     "TrainingStopped": ("errors", "TrainingStopped"),
     "Tune": ("jobs", "Tune"),
     "UsageError": ("errors", "UsageError"),
+    "Watch": ("runtime", "Watch"),
     "WideResNetBackbone": ("model", "WideResNetBackbone"),
     "WideResNetClassifier": ("model", "WideResNetClassifier"),
     "WideResNetError": ("errors", "WideResNetError"),
@@ -63,6 +65,7 @@ __all__ = [
     "TrainingStopped",
     "Tune",
     "UsageError",
+    "Watch",
     "WideResNetBackbone",
     "WideResNetClassifier",
     "WideResNetError",

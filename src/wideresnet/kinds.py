@@ -47,8 +47,9 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def fitted(value: Any, kind: Any, name: str) -> Any:
-    """`value` as `kind`: numpy's numbers as Python's, any iterable as a tuple (so it is run through once), one text
-    where several are expected as the only one, a mapping as a dataclass.
+    """`value` as `kind`: numpy's and torch's numbers as Python's, a whole float as an int, any iterable as a tuple (so
+    it is run through once), one text where several are expected as the only one, a mapping as a dataclass, and for a
+    dataclass what has its fields.
 
     Which of a Literal's texts is left to who knows more. An int stays one where a float is expected. Kinds that are
     not named here are not looked at. Raises UsageError with `name`, what was given and what was expected.
@@ -73,15 +74,12 @@ def _fitted(value: Any, kind: Any, name: str) -> Any:  # noqa: PLR0911 - a row a
     if origin is Mapping:
         fits = isinstance(value, Mapping)
         return {key: fitted(one, inner[1], f"{name}.{key}") for key, one in value.items()} if fits else _UNFIT
-    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-        return _made(value, kind, name)
-    if kind is bool:
-        return bool(value) if type(value).__name__ in ("bool", "bool_") else _UNFIT  # numpy's is called either
-    if kind in (int, float):
-        number: type = numbers.Integral if kind is int else numbers.Real
-        if not isinstance(value, number) or isinstance(value, bool):
-            return _UNFIT
-        return value if isinstance(value, int) or type(value) is float else kind(value)
+    if dataclasses.is_dataclass(kind):
+        if isinstance(value, Mapping):
+            return _made(value, kind, name)
+        return value if all(hasattr(value, field.name) for field in dataclasses.fields(kind)) else _UNFIT
+    if kind in (bool, int, float):
+        return _number(value, kind)
     if origin is Literal or kind is str:
         return value if isinstance(value, str) else _UNFIT
     if kind is Path:
@@ -91,10 +89,24 @@ def _fitted(value: Any, kind: Any, name: str) -> Any:  # noqa: PLR0911 - a row a
     return value
 
 
+def _number(value: Any, kind: Any) -> Any:
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
+    if kind is bool or isinstance(value, bool):
+        return value if kind is bool and isinstance(value, bool) else _UNFIT
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, numbers.Integral if kind is int else numbers.Real):
+        return _UNFIT
+    return value if isinstance(value, int | float) else kind(value)
+
+
 def _several(value: Any, kind: Any, name: str) -> Any:
     if isinstance(value, str) and kind is str:
         return (value,)
-    if isinstance(value, str | bytes | Mapping | set) or not hasattr(value, "__iter__"):
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
+        return _UNFIT
+    if isinstance(value, set | frozenset) and kind is not str:  # numbers have an order
         return _UNFIT
     try:
         return tuple(fitted(one, kind, f"{name}[{i}]") for i, one in enumerate(value))

@@ -49,6 +49,7 @@ class Config:
     reading: Reading = Reading()  # noqa: RUF009 - frozen
     labels: int | None = None  # pictures of each class that are trained on; None: all
     processes: int = 1
+    machines: int = 1  # that these processes ran on
     from_model: str | None = None  # the model file that training began with, and the SHA-256 of it
     from_digest: str | None = None
     track: tuple[str, ...] = ()  # where rows go besides metrics.csv
@@ -78,8 +79,12 @@ class Config:
 
     @property
     def launcher(self) -> str:
-        """What starts as many processes as this run has."""
-        return "wrn" if self.processes == 1 else f"torchrun --nproc-per-node {self.processes} -m wideresnet"
+        """What starts as many processes as this run has; on several machines, on each of them."""
+        if self.processes == 1:
+            return "wrn"
+        several = f"--nnodes {self.machines} --node-rank RANK --master-addr ADDRESS "
+        of_each = f"--nproc-per-node {self.processes // self.machines} -m wideresnet"
+        return f"torchrun {several if self.machines > 1 else ''}{of_each}"
 
     @property
     def command(self) -> str:

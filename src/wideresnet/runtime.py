@@ -9,6 +9,7 @@ import platform
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import torch
 
 from wideresnet.errors import UsageError
 
+_ECHO_S = 2.0
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -210,11 +212,13 @@ PRINT = Watch(line=print)
 class StopSignals:
     """While open, the first Ctrl-C or SIGTERM only sets `caught`, for a loop to end between two steps.
 
-    So nothing that is being written is cut. A second one is obeyed at once, as it would be without this.
+    So nothing that is being written is cut. A second one is obeyed at once, as it would be without this; but for a
+    second or two where torchrun passes on what all processes have got already.
     """
 
     def __init__(self) -> None:
         self.caught: int | None = None
+        self._deaf_until = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -224,8 +228,12 @@ class StopSignals:
         return self
 
     def _catch(self, number: int, frame: object) -> None:  # noqa: ARG002 - the interpreter's own signature
-        self.caught = number
-        self._restore()
+        if self.caught is None:
+            self.caught = number
+            self._deaf_until = time.monotonic() + (_ECHO_S if os.environ.get("WORLD_SIZE", "1") != "1" else 0)
+        elif time.monotonic() > self._deaf_until:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -16,12 +16,9 @@ if TYPE_CHECKING:
     from wideresnet.runtime import Watch
 
 
-_PLAIN = {"–": "-", "…": "...", "×": "x", "→": "->", "·": "-", "±": "+-", "≥": ">=", "≤": "<=", "α": "alpha"}
-
-
 def prepare_streams() -> None:
     """File names may be any bytes: those that are no text go out as they are. And what an encoding lacks (LANG=C, an
-    older Windows) is written otherwise. So neither stops a job half-way."""
+    older Windows) is written as \\u…, not as one like it: it may be part of a name. So neither stops a job half-way."""
     codecs.register_error("wrn", _written_otherwise)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -29,13 +26,13 @@ def prepare_streams() -> None:
 
 
 def _written_otherwise(error: UnicodeError) -> tuple[str | bytes, int]:
-    """What a stream writes for signs that it cannot: the byte of a name, a plain sign of the same meaning, or \\u…."""
+    """What a stream writes for a sign that it cannot: the byte of a name, or \\u…."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     sign = error.object[error.start]
     if "\udc80" <= sign <= "\udcff":
         return bytes([ord(sign) - 0xDC00]), error.start + 1
-    return _PLAIN.get(sign) or sign.encode("ascii", "backslashreplace").decode(), error.start + 1
+    return sign.encode("ascii", "backslashreplace").decode(), error.start + 1
 
 
 def json_text(value: object, indent: int | None = None) -> str:

@@ -83,8 +83,8 @@ def key_of(listing: Listing, prepare: Preprocess) -> str:
 
 def stamp(path: Path) -> object:
     """What changes whenever the file does."""
-    if path.suffix == ENCODED:  # named by the stamps of what it was copied from: made anew, it is the same
-        return path.stem
+    if path.suffix == ENCODED and path.parent == folder():
+        return path.stem  # named by the stamps of what it was copied from: made anew, it is the same
     try:
         status = path.stat()
     except OSError as error:

@@ -19,17 +19,18 @@ def read_folder(root: Path) -> Data:
     DataError.
     """
     tops, beside = _tops(root)
-    found = {split: {folder: list(pictures_below(folder)) for folder in _folders(top)} for split, top in tops}
+    found = {split: {folder: list(pictures_below(folder)) for folder in subfolders(top)} for split, top in tops}
     empty = [str(f.relative_to(root)) for classes in found.values() for f, paths in classes.items() if not paths]
-    empty += [name for name, has_pictures in beside.items() if not has_pictures]
+    empty += [name for name, holds_some in beside.items() if not holds_some]
     class_names = class_order({f.name for classes in found.values() for f, paths in classes.items() if paths})
     for name in class_names:
         if name.encode(errors="ignore").decode() != name:
             raise DataError(f"{root}: class name {name!r} is not UTF-8; rename the folder")
     if not class_names:
+        name = root.resolve().name
         raise DataError(
-            f"{root}: no pictures in class folders. Expected {root.name}/CLASS/picture.jpg, or "
-            f"{root.name}/train/CLASS/picture.jpg; endings read: {' '.join(sorted(SUFFIXES))}"
+            f"{root}: no pictures in class folders. Expected {name}/CLASS/picture.jpg, or "
+            f"{name}/train/CLASS/picture.jpg; endings read: {' '.join(sorted(SUFFIXES))}{_shards_below(root)}"
         )
     index = {name: label for label, name in enumerate(class_names)}
     listings = {}
@@ -41,12 +42,18 @@ def read_folder(root: Path) -> Data:
             labels=np.array([label for _, label in pairs], dtype=np.int64),
         )
     notes = [f"passed over, without a picture: {', '.join(empty)}"] if empty else []
-    if others := [name for name, has_pictures in beside.items() if has_pictures]:
+    if others := [name for name, holds_some in beside.items() if holds_some]:
         notes.append(f"passed over, beside the folders of splits: {', '.join(others)}")
     loose = sum(1 for folder in {root, *(top for _, top in tops)} for _ in _files(folder))
     if loose:
         notes.append(f"passed over: {loose} pictures in {root.name} that lie in no class folder")
     return Data(root.resolve().name or "data", str(root.resolve()), class_names, listings, tuple(notes))
+
+
+def _shards_below(root: Path) -> str:
+    """What to say of a folder without pictures that holds them in another form."""
+    found = next((path for path in root.rglob("*") if path.suffix.lower() in (".parquet", ".tar")), None)
+    return f". {found} is read if it lies in {root} itself or in its train, val or test folder" if found else ""
 
 
 def _tops(root: Path) -> tuple[list[tuple[str, Path]], dict[str, bool]]:
@@ -56,24 +63,24 @@ def _tops(root: Path) -> tuple[list[tuple[str, Path]], dict[str, bool]]:
     them or both train and another split have such folders. A folder of pictures is a class, whatever its name. Raises
     DataError where it may be either.
     """
-    folders = _folders(root)
+    folders = subfolders(root)
     splits = {folder: split for folder in folders if (split := SPLIT_NAMES.get(folder.name.lower()))}
-    beside = {folder.name: _has_pictures(folder) for folder in folders if folder not in splits}
-    nested = [folder for folder in splits if any(map(_has_pictures, _folders(folder)))]
-    others = ", ".join(name for name, has_pictures in beside.items() if has_pictures)
+    beside = {folder.name: has_pictures(folder) for folder in folders if folder not in splits}
+    nested = [folder for folder in splits if any(map(has_pictures, subfolders(folder)))]
+    others = ", ".join(name for name, holds_some in beside.items() if holds_some)
     kinds = {splits[folder] for folder in nested}
-    if not others and not nested and any(map(_has_pictures, splits)):
+    if not others and not nested and any(map(has_pictures, splits)):
         names = ", ".join(folder.name for folder in splits)
         raise DataError(
             f"{root}: {names} hold pictures and no class folders, so their classes are not known; "
             f"expected {root.name}/{next(iter(splits)).name}/CLASS/picture.jpg"
         )
     if others and not ("train" in kinds and len(kinds) > 1):
-        if doubtful := [folder.name for folder in nested if not any(_files(folder))]:
-            names = ", ".join(doubtful)
+        if nested:
+            names = ", ".join(folder.name for folder in nested)
             raise DataError(
                 f"{root}: folders of splits beside others: {names} beside {others}. If {names} is a split, move the "
-                "others out of this folder; if it is a class, rename it, or put its pictures directly into it"
+                "others out of this folder; if it is a class, rename it, or put all its pictures directly into it"
             )
         return [(ALL, root)], {}
     if not nested:
@@ -85,7 +92,8 @@ def _tops(root: Path) -> tuple[list[tuple[str, Path]], dict[str, bool]]:
     return [(split, folder) for folder, split in splits.items()], beside
 
 
-def _has_pictures(folder: Path) -> bool:
+def has_pictures(folder: Path) -> bool:
+    """Whether a picture lies in or below it. Raises DataError, as all here do, if a folder cannot be listed."""
     return any(True for _ in pictures_below(folder))
 
 
@@ -93,10 +101,11 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Of a folder in order of their names, without hidden ones."""
     try:
-        with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not _is_hidden(e.name)), key=lambda e: e.name)
+        with os.scandir(folder) as found:
+            return sorted((e for e in found if not _is_hidden(e.name)), key=lambda e: e.name)
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed: {error.strerror}") from error
 
@@ -117,13 +126,14 @@ def _is_run(folder: Path) -> bool:
     return isinstance(config, dict) and {"recipe", "fingerprint"} <= config.keys()
 
 
-def _folders(folder: Path) -> list[Path]:
-    return [path for entry in _entries(folder) if _is_folder(entry) and not _is_run(path := Path(entry.path))]
+def subfolders(folder: Path) -> list[Path]:
+    """Without hidden ones and runs."""
+    return [path for entry in entries(folder) if _is_folder(entry) and not _is_run(path := Path(entry.path))]
 
 
 def _files(folder: Path) -> Iterator[Path]:
     """Pictures directly in `folder`, by their ending; links too, broken ones as well: decoding names those."""
-    for entry in _entries(folder):
+    for entry in entries(folder):
         path = Path(entry.path)
         if folder.name == "runs" and path.name.endswith("-lr.png"):  # the curve that --find-lr draws
             continue
@@ -138,5 +148,5 @@ def pictures_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()
     if here in above:
         return
     yield from _files(folder)
-    for below in _folders(folder):
+    for below in subfolders(folder):
         yield from pictures_below(below, above | {here})

@@ -1,6 +1,7 @@
 """What a `DATA` string names, before any picture is decoded: the one value that every reader makes."""
 
 import unicodedata
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,13 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """An encoded picture that lies inside a larger file: `length` bytes of it from `start`."""
+    """An encoded picture that lies inside a larger file: `length` bytes of it from `start`; `crc`, where it is known,
+    is their CRC-32."""
 
     file: Path
     start: int
     length: int
+    crc: int | None = None
 
 
 Source: TypeAlias = Path | bytes | Span
@@ -50,6 +53,10 @@ def encoded(source: Source) -> Path | bytes:
         raise ImageError(f"{source.file} cannot be read: {error.strerror}") from error
     if len(content) < source.length:
         raise ImageError(f"{source.file} ends {source.length - len(content)} bytes before the end of this picture")
+    if source.crc is not None and zlib.crc32(content) != source.crc:
+        raise ImageError(
+            f"its copy in {source.file} is damaged; remove that by: wrn data cache clear {source.file.stem}"
+        )
     return content
 
 

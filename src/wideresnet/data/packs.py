@@ -33,6 +33,10 @@ _CHECKED_BYTES = 1 << 24  # of pictures, spread over the file, that are compared
 _read_by_us: dict[Path, IO[bytes]] = {}  # open, and locked against being cleared, until this process ends
 
 
+class _MadeMeanwhileError(Exception):
+    """Another run has."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
     """The cells of one column of all files of a set, in order; `read` may be called more than once."""
@@ -68,7 +72,8 @@ def cells(column: Column, watch: runtime.Watch) -> Iterable[object]:
         path = cache.path_of(key, cache.ENCODED)
         kept = _kept(path, key, watch)
         if kept is None:
-            _write(path, key, column, chain(held, source), watch)
+            with contextlib.suppress(_MadeMeanwhileError):
+                _write(path, key, column, chain(held, source), watch)
             kept = _Kept.read(path, key)
         return kept.cells()
     except OSError as error:
@@ -92,7 +97,8 @@ def _key(column: Column) -> str:
 
 
 def _write(path: Path, key: str, column: Column, cells: Iterable[object], watch: runtime.Watch) -> None:
-    """Raises OSError if the disk refuses, or if more than half of what is free there would be taken."""
+    """Raises OSError if the disk refuses, or if more than half of what is free there would be taken, and
+    _MadeMeanwhileError if another run has made the file by then: that one is read already, and stays."""
     room = int(_DISK_SHARE * shutil.disk_usage(path.parent).free)
     lengths, sums, paths, num_bytes = array("q"), array("I"), list[str | None](), 0
     watch.line(f"copying the encoded pictures of {column.place} into {path}, which later runs read")
@@ -109,6 +115,9 @@ def _write(path: Path, key: str, column: Column, cells: Iterable[object], watch:
                 watch.progress("copying pictures", len(lengths), column.num_rows, f"{num_bytes / 1e6:,.0f} MB")
         head = {"key": key, "place": column.place, "pictures": len(lengths), "size": 0}
         cache.close(file, head, lengths.tobytes(), sums.tobytes(), json.dumps(paths).encode())
+        with contextlib.suppress(FileNotFoundError, cache.Unfit):
+            _Kept.read(path, key)
+            raise _MadeMeanwhileError
     watch.progress("copying pictures", column.num_rows, column.num_rows, "")
 
 
@@ -128,6 +137,7 @@ class _Kept:
 
     path: Path
     lengths: npt.NDArray[np.int64]
+    sums: npt.NDArray[np.uint32]
     paths: list[Any]
 
     @classmethod
@@ -153,14 +163,14 @@ class _Kept:
             file.seek(int(starts[i]))
             if zlib.crc32(file.read(int(sizes[i]))) != sums[i]:
                 raise cache.Unfit("its pictures are not those that were written")
-        return cls(path, lengths, paths)
+        return cls(path, lengths, sums, paths)
 
     def cells(self) -> Iterator[object]:
         """As the column has them, with a `Span` where the bytes of a picture were."""
-        lengths = self.lengths.tolist()
+        lengths, sums = self.lengths.tolist(), self.sums.tolist()
         starts = accumulate((max(length, 0) for length in lengths), initial=0)
-        for length, start, path in zip(lengths, starts, self.paths, strict=False):
-            picture = None if length < 0 else Span(self.path, start, length) if length else b""
+        for length, start, crc, path in zip(lengths, starts, sums, self.paths, strict=False):
+            picture = None if length < 0 else Span(self.path, start, length, crc) if length else b""
             yield picture if path is None else {"bytes": picture, "path": path}
 
 

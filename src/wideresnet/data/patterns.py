@@ -1,49 +1,64 @@
 """`DATA` that is several files of one kind, a folder or a pattern of them → the files in order, and the split of each
 by its name."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from wideresnet.data.folders import entries, has_pictures, subfolders
 from wideresnet.data.listing import ALL, SPLIT_NAMES
 from wideresnet.errors import DataError
 
 
 def are_files(source: str, endings: tuple[str, ...]) -> bool:
     """A pattern of files with such an ending, in lower case, or a folder that holds them and no class folders."""
-    path = Path(source)
-    if path.is_dir():
-        return bool(_in_folder(path, endings))
+    if _is_folder(source):
+        return bool(_in_folder(Path(source), endings))
     return source.lower().endswith(endings) and _is_pattern(source)
 
 
 def paths(source: str, endings: tuple[str, ...]) -> list[Path]:
     """The files that `source`, a folder, a pattern or one file, names. Raises DataError if one of them is not there."""
-    path = Path(source)
-    if path.is_dir():
-        return _in_folder(path, endings)
+    if _is_folder(source):
+        return _in_folder(Path(source), endings)
     if not _is_pattern(source):
-        return [path]
+        return [Path(source)]
+    base, pattern = _base_and_pattern(source)
     found: list[Path] = []
-    for one in expand_braces(source):
-        part = Path(one)
+    for one in expand_braces(pattern):
         if not re.search(r"[*?\[]", one):
-            if not part.is_file():
-                raise DataError(f"{source}: {part} is not there; expected every shard that the pattern names")
-            found.append(part)
+            if not (base / one).is_file():
+                raise DataError(f"{source}: {base / one} is not there; expected every shard that the pattern names")
+            found.append(base / one)
             continue
-        anchor, rest = (Path(part.anchor), part.relative_to(part.anchor)) if part.is_absolute() else (Path(), part)
-        matched = sorted(anchor.glob(str(rest)))
+        try:
+            matched = sorted(base.glob(one))
+        except ValueError as error:
+            raise DataError(f"{source}: not a pattern: {error}") from error
         if not matched:
             raise DataError(f"{source}: matches no file")
         found += matched
     return list(dict.fromkeys(found))
 
 
+def _base_and_pattern(source: str) -> tuple[Path, str]:
+    """The folders that a pattern begins with, whatever signs are in their names, and the rest of it."""
+    base, rest = Path(Path(source).anchor), Path(source).parts[len(Path(Path(source).anchor).parts) :]
+    while len(rest) > 1 and _is_folder(base / rest[0]):
+        base, rest = base / rest[0], rest[1:]
+    return base, str(Path(*rest))
+
+
 def splits_of(source: str, files: Sequence[Path]) -> list[str]:
-    """Of each file its split, or ALL of each. Raises DataError if some name a split and some none."""
-    splits = [_split_of(file) for file in files]
+    """Of each file its split, or ALL of each: by a word of its name, "train-0000.tar"; else by the folder it is in, if
+    that is a split's name and `source` does not say it: what is in test/ alone is no test part of anything.
+
+    Raises DataError if some name a split and some none.
+    """
+    base = Path(source) if _is_folder(source) else _base_and_pattern(source)[0]
+    splits = [_split_of(file, base) for file in files]
     if ALL in splits and len(set(splits)) > 1:
         none = files[splits.index(ALL)]
         some = next(file for file, split in zip(files, splits, strict=True) if split != ALL)
@@ -54,43 +69,49 @@ def splits_of(source: str, files: Sequence[Path]) -> list[str]:
 def name_and_place(source: str) -> tuple[str, str]:
     """What a run on it is called after, and what finds it again from any folder."""
     path = Path(source)
-    name = path.stem if path.is_file() else (path if path.is_dir() else path.parent).resolve().name
-    return name or "data", str(path.absolute() if _is_pattern(source) else path.resolve())
+    if _is_pattern(source):
+        return _base_and_pattern(source)[0].resolve().name or "data", str(path.absolute())
+    return (path.stem if path.is_file() else path.resolve().name) or "data", str(path.resolve())
 
 
 def incomplete(files: Sequence[Path]) -> list[str]:
     """A note for each set whose names count its files, "train-00000-of-00002.parquet", if some are not there."""
-    counted = (re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\..*", file.name) for file in files)
+    counted = (re.fullmatch(r"(.*)-\d{5}-of-(\d{5})(?:-[0-9a-f]+)?\..*", file.name) for file in files)
     sets = Counter((found[1], int(found[2])) for found in counted if found)
     return [f"{name}: {num} of its {total} files are there" for (name, total), num in sets.items() if num < total]
 
 
-def _split_of(file: Path) -> str:
-    """By a word of the file's name, "train-0000.tar"; else by its folder, if that is a split's name and no more."""
+def _split_of(file: Path, base: Path) -> str:
     found = {SPLIT_NAMES[word] for word in re.split(r"[^a-z]+", file.name.lower()) if word in SPLIT_NAMES}
-    return found.pop() if len(found) == 1 else SPLIT_NAMES.get(file.parent.name.lower(), ALL)
+    if len(found) == 1:
+        return found.pop()
+    return ALL if file.parent == base else SPLIT_NAMES.get(file.parent.name.lower(), ALL)
+
+
+def _is_folder(source: str | Path) -> bool:
+    return os.path.isdir(source)  # noqa: PTH112 - not an error where a list in braces is longer than a name may be
 
 
 def _is_pattern(source: str) -> bool:
-    return bool(re.search(r"[*?\[{]", source)) and not Path(source).exists()
+    return bool(re.search(r"[*?\[{]", source)) and not os.path.exists(source)  # noqa: PTH110 - likewise
 
 
 def _in_folder(folder: Path, endings: tuple[str, ...]) -> list[Path]:
-    """Its files of such an ending, and those of folders in it that bear a split's name; none if it has others."""
+    """Its files of such an ending, and those of folders in it that bear a split's name; none where other folders hold
+    such files, or any hold pictures in folders of their own: those are classes."""
     try:
-        below = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-        inner = [path for path in below if path.is_dir()]
-        if any(path.name.lower() not in SPLIT_NAMES for path in inner):
+        inner = subfolders(folder)
+        splits = [one for one in inner if one.name.lower() in SPLIT_NAMES]
+        others = [one for one in inner if one not in splits] + [below for one in splits for below in subfolders(one)]
+        if any(has_pictures(one) or _files(one, endings) for one in others):
             return []
-        files = [path for path in below if path.is_file()]
-        for one in inner:
-            entries = sorted(one.iterdir())
-            if any(path.is_dir() for path in entries):
-                return []
-            files += entries
-    except OSError:
+        return [file for one in (folder, *splits) for file in _files(one, endings)]
+    except DataError:
         return []  # the reader of folders names it
-    return [path for path in files if path.name.lower().endswith(endings)]
+
+
+def _files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    return [Path(entry.path) for entry in entries(folder) if entry.name.lower().endswith(endings) and entry.is_file()]
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -71,6 +71,8 @@ def read(source: str | Path, reading: Reading = Reading(), watch: runtime.Watch 
         raise DataError("the name of the data is empty; expected a folder, a file or a name")
     if source.encode(errors="ignore").decode() != source:
         raise DataError(f"{source!r}: a name that is not UTF-8 cannot be written into a run; rename it")
+    if are_shards(source) and are_parquets(source):  # of patterns no one is both
+        raise DataError(f"{source}: holds .tar shards and Parquet files; say which: '{Path(source, '*.parquet')}'")
     for reader in READERS:
         if reader.recognises(source):
             if reading.columns and not reader.has_columns:

@@ -61,6 +61,7 @@ def listed(name: str, place: str, tables: Sequence[Rows], reading: Reading, watc
     Raises UsageError for a column that is not there, DataError where columns cannot be told, where two tables have
     other columns or classes, where labels are numbers in one row and names in another, and where no row can be read.
     """
+    tables = sorted(tables, key=lambda table: table.split not in (ALL, "train"))  # the first one names the classes
     bad = [row for table in tables for row in table.bad]
     if not any(table.columns for table in tables):
         raise _nothing(place, bad)

@@ -138,7 +138,8 @@ def read_parquet(path: Path, called: str = "") -> Rows:
             schema, num_rows = file.schema_arrow, file.metadata.num_rows
         info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = info.get("info", {}).get("features") or {}
-    except (pyarrow.ArrowException, OSError, ValueError, AttributeError) as error:
+        roles, names = kinds(features), class_names(str(path), features)
+    except (pyarrow.ArrowException, OSError, ValueError, AttributeError, TypeError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {error}. Copy or make it again") from error
     return Rows(
         where=str(path),
@@ -146,8 +147,8 @@ def read_parquet(path: Path, called: str = "") -> Rows:
         row=lambda i: f"{called}row {i + 1}",
         folder=path.resolve().parent,
         typed=True,
-        kinds=kinds(features),
-        class_names=class_names(str(path), features),
+        kinds=roles,
+        class_names=names,
         files=(path,),
         num_rows=num_rows,
     )

@@ -104,6 +104,7 @@ def plan(
         reading=reading,
         labels=labels,
         processes=world.size,
+        machines=world.machines,
         from_model=None if source is None else source.place,
         from_digest=None if source is None else source.digest,
         folds=folds or 0,

@@ -50,8 +50,8 @@ class Run:
     folds: "tuple[Run, ...]" = ()
 
 
-@kinds.checked
 @processes.joined()
+@kinds.checked
 def train(
     data: str | Path,
     *,
@@ -153,8 +153,8 @@ def train(
     return _finish(prepared, prepared.new_state(), folder)
 
 
-@kinds.checked
 @processes.joined()
+@kinds.checked
 def resume(folder: str | Path, *, cache: data_room.Cache = "auto", watch: runtime.Watch = runtime.PRINT) -> Run:
     """Goes on with a run, or with the fold that a cross-validation was at, bitwise as if it had not been stopped: from
     the step where a signal stopped it; after a crash, from the last whole epoch, or the step that it last went on from.
@@ -254,6 +254,8 @@ def _go_on(prepared: Prepared, folder: Path) -> Run:
     config, state = prepared.config, prepared.new_state()
     if (saved := _saved(config, folder)) is not None:
         training.from_tensors(state, *saved)
+        if state.rows and prepared.world.is_main:  # a kill may have come between the checkpoint and them
+            runs.write_metrics(folder, state.rows)
     if saved is not None or not config.fold:
         where = state.where(_steps_per_epoch(prepared))
         prepared.watch.line(f"going on with {folder} {where} of {config.recipe.epochs}")

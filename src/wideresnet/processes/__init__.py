@@ -36,6 +36,7 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    machines: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -164,7 +165,7 @@ def current() -> World:
     """The world that `joined` has joined; `ALONE` outside of it."""
     if not dist.is_initialized():
         return ALONE
-    return World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+    return World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")), _num_machines())
 
 
 def check_alone(what: str) -> None:
@@ -211,7 +212,12 @@ def _place() -> World:
             f"WORLD_SIZE={os.environ['WORLD_SIZE']} says that there are several processes, but {' and '.join(unset)} "
             "is no number; start them with torchrun, or unset WORLD_SIZE"
         )
-    return World(*(int(os.environ[name]) for name in names))
+    rank, size, local_rank = (int(os.environ[name]) for name in names)
+    return World(rank, size, local_rank, _num_machines())
+
+
+def _num_machines() -> int:
+    return int(os.environ.get("GROUP_WORLD_SIZE", "1"))
 
 
 def _connected(world: World) -> tuple[Store, Lifeline]:

@@ -1,6 +1,7 @@
 """One frozen set of hyper-parameters, checked when it is made, and the fields of it that a user may set."""
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Literal, TypedDict, get_args
 
@@ -83,7 +84,8 @@ class Recipe:
         half_open = {"momentum", "label_smoothing", "ema_decay", "dropout_p"}
         for field, (low, high) in limits.items():
             value = getattr(self, field)
-            if not (low <= value <= high and math.isfinite(value)) or (field in half_open and value == high):
+            most = min(high, 2**53 if isinstance(value, int) else sys.float_info.max)
+            if not low <= value <= most or (field in half_open and value == high):
                 end = ")" if field in half_open or high == math.inf else "]"
                 raise UsageError(f"{field}={value}: expected a value in [{low:g}, {high:g}{end}")
         kinds = {"schedule": get_args(Schedule), "policy": get_args(Policy), "precision": get_args(Precision)}
