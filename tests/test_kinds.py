@@ -100,9 +100,12 @@ def test_what_means_a_number_or_does_what_is_asked_for_is_taken_as_that() -> Non
     whole: Any = (2.0, np.array(3))
     half: Any = np.array(0.5)
     assert echo(tensor, lr=half, milestones=whole) == ((0.5, 0.25), None, {"lr": 0.5, "milestones": (2, 3)})
-    assert kinds.fitted({"tensorboard"}, Sequence[str], "track") == ("tensorboard",)
+    words = {f"word {i}" for i in range(9)}
+    assert kinds.fitted(words, Sequence[str], "track") == tuple(sorted(words)), "in one order in every process"
     silent = SimpleNamespace(line=print, progress=print)
     assert kinds.fitted(silent, runtime.Watch, "watch") is silent
+    with pytest.raises(UsageError, match="expected a Watch with its fields"):
+        kinds.fitted(wrn.Watch, runtime.Watch, "watch")
     with pytest.raises(UsageError, match="mean="):
         kinds.fitted({0.5, 0.25}, Sequence[float], "mean")
 

@@ -147,7 +147,7 @@ def test_an_unknown_field_is_an_error_with_the_nearest_name() -> None:
         ("lr", -0.1),
         ("lr", math.nan),
         ("lr", math.inf),
-        ("epochs", 10**60),
+        ("epochs", 10**60),  # no float, and no training, comes to its end
         ("momentum", 1.0),
         ("label_smoothing", 1.0),
         ("ema_decay", 1.0),

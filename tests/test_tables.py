@@ -460,12 +460,21 @@ def test_what_else_lies_in_a_folder_of_parquet_files_hides_them_only_if_it_may_b
     (folder / "test" / "._0.parquet").write_bytes(b"of macOS")
     assert {split: len(one) for split, one in read(folder).splits.items()} == expected
     labelled(folder / "more" / "0.parquet", ["a", "b", "a"])
-    with pytest.raises(DataError, match=r"is read if it lies in .*s itself or in its train, val or test folder"):
+    with pytest.raises(DataError, match=r"more/0\.parquet is read if it lies in .*s itself or in its train, val or"):
         read(folder)
-    shutil.rmtree(folder / "more")
+    (folder / "test" / "deep").mkdir()
+    shutil.move(folder / "more", folder / "test" / "deep" / "more")
+    with pytest.raises(DataError, match=r"deep/more/0\.parquet is read if it lies in"):
+        read(folder)
+    shutil.rmtree(folder / "test" / "deep")
+    (folder / "test" / "1.parquet").symlink_to("nowhere.parquet")
+    with pytest.raises(DataError, match=r"1\.parquet: not a readable Parquet file"):
+        read(folder)
+    (folder / "test" / "1.parquet").unlink()
     (folder / "old.tar").write_bytes(b"")
-    with pytest.raises(DataError, match=r"holds \.tar shards and Parquet files; say which: '.*s/\*\.parquet'"):
+    with pytest.raises(DataError, match=r"holds tar and Parquet files; say which, as '.*s/\*\*/\*\.parquet'"):
         read(folder)
+    assert {split: len(one) for split, one in read(folder / "**" / "*.parquet").splits.items()} == expected
 
 
 def test_a_folder_that_is_called_like_a_split_is_the_same_data_from_within(
@@ -477,6 +486,8 @@ def test_a_folder_that_is_called_like_a_split_is_the_same_data_from_within(
         assert list(read(source).splits) == ["all"], source
     monkeypatch.chdir(place)
     assert list(read("*/0.parquet").splits) == ["train"]
+    both = f"{{{place}/train,{place}/tr*}}/*.parquet"
+    assert len(read(both).splits["train"]) == 3
 
 
 def test_a_pattern_finds_its_files_again_whatever_signs_are_in_the_names_of_folders(
@@ -491,7 +502,7 @@ def test_a_pattern_finds_its_files_again_whatever_signs_are_in_the_names_of_fold
 
 @pytest.mark.parametrize("pattern", ["**.parquet", "{" + ",".join(f"part-{i:05d}" for i in range(40)) + "}.parquet"])
 def test_a_pattern_that_is_none_or_longer_than_a_name_may_be_is_told_in_a_line(place: Path, pattern: str) -> None:
-    with pytest.raises(DataError, match=r"not a pattern|part-00000\.parquet is not there"):
+    with pytest.raises(DataError, match=r"not a pattern|matches no file|part-00000\.parquet is not there"):
         read(place / pattern)
 
 

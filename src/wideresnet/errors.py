@@ -73,9 +73,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` is a word for it: Python's, numpy's and Pillow's, the system's, the loader's of libraries, or
     torch's on a CPU or a GPU."""
     if isinstance(error, RuntimeError):
-        # The last is oneDNN's, which does not tell why; for layers that have worked before it is memory.
+        # The last is oneDNN's, which does not tell why; what it does not support is a "primitive descriptor" there.
         words = ("out of memory", "can't allocate memory", "bad_alloc", "could not create a primitive")
-        return any(one in str(error) for one in words)
+        return any(one in str(error) for one in words) and "primitive descriptor" not in str(error)
     if isinstance(error, ImportError):
         return "failed to map segment" in str(error)
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)

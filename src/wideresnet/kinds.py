@@ -77,7 +77,8 @@ def _fitted(value: Any, kind: Any, name: str) -> Any:  # noqa: PLR0911 - a row a
     if dataclasses.is_dataclass(kind):
         if isinstance(value, Mapping):
             return _made(value, kind, name)
-        return value if all(hasattr(value, field.name) for field in dataclasses.fields(kind)) else _UNFIT
+        fits = not isinstance(value, type) and all(hasattr(value, field.name) for field in dataclasses.fields(kind))
+        return value if fits else _UNFIT
     if kind in (bool, int, float):
         return _number(value, kind)
     if origin is Literal or kind is str:
@@ -106,8 +107,10 @@ def _several(value: Any, kind: Any, name: str) -> Any:
         return (value,)
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
         return _UNFIT
-    if isinstance(value, set | frozenset) and kind is not str:  # numbers have an order
-        return _UNFIT
+    if isinstance(value, set | frozenset):
+        if kind is not str:  # numbers come in an order
+            return _UNFIT
+        value = sorted(value, key=str)  # a set's own order is another one in each process
     try:
         return tuple(fitted(one, kind, f"{name}[{i}]") for i, one in enumerate(value))
     except TypeError:  # an array without dimensions

@@ -212,8 +212,8 @@ PRINT = Watch(line=print)
 class StopSignals:
     """While open, the first Ctrl-C or SIGTERM only sets `caught`, for a loop to end between two steps.
 
-    So nothing that is being written is cut. A second one is obeyed at once, as it would be without this; but for a
-    second or two where torchrun passes on what all processes have got already.
+    So nothing that is being written is cut. A second one is obeyed at once, as it would be without this. Under torchrun
+    a second one within 2 s counts as the first: it passes on what all processes may have got already.
     """
 
     def __init__(self) -> None:
@@ -230,7 +230,9 @@ class StopSignals:
     def _catch(self, number: int, frame: object) -> None:  # noqa: ARG002 - the interpreter's own signature
         if self.caught is None:
             self.caught = number
-            self._deaf_until = time.monotonic() + (_ECHO_S if os.environ.get("WORLD_SIZE", "1") != "1" else 0)
+            self._deaf_until = time.monotonic() + _ECHO_S
+            if os.environ.get("WORLD_SIZE", "1") == "1":
+                self._restore()
         elif time.monotonic() > self._deaf_until:
             self._restore()
             signal.raise_signal(number)

@@ -12,6 +12,8 @@ from wideresnet.data.listing import ALL, SPLIT_NAMES, Data, Listing, class_order
 from wideresnet.errors import DataError
 from wideresnet.images import SUFFIXES
 
+_PICTURES = tuple(SUFFIXES)
+
 
 def read_folder(root: Path) -> Data:
     """Class names are folder names (NFC, sorted); pictures may lie deeper below. Hidden names, `__MACOSX`, runs, and
@@ -44,16 +46,19 @@ def read_folder(root: Path) -> Data:
     notes = [f"passed over, without a picture: {', '.join(empty)}"] if empty else []
     if others := [name for name, holds_some in beside.items() if holds_some]:
         notes.append(f"passed over, beside the folders of splits: {', '.join(others)}")
-    loose = sum(1 for folder in {root, *(top for _, top in tops)} for _ in _files(folder))
+    loose = sum(1 for folder in {root, *(top for _, top in tops)} for _ in files_in(folder, _PICTURES))
     if loose:
         notes.append(f"passed over: {loose} pictures in {root.name} that lie in no class folder")
     return Data(root.resolve().name or "data", str(root.resolve()), class_names, listings, tuple(notes))
 
 
 def _shards_below(root: Path) -> str:
-    """What to say of a folder without pictures that holds them in another form."""
-    found = next((path for path in root.rglob("*") if path.suffix.lower() in (".parquet", ".tar")), None)
-    return f". {found} is read if it lies in {root} itself or in its train, val or test folder" if found else ""
+    """What to say of a folder without pictures that holds them in another form, out of place."""
+    for path in files_below(root, (".parquet", ".tar")):
+        folders = path.relative_to(root).parts[:-1]
+        if len(folders) > 1 or (folders and folders[0].lower() not in SPLIT_NAMES):
+            return f". {path} is read if it lies in {root} itself or in its train, val or test folder"
+    return ""
 
 
 def _tops(root: Path) -> tuple[list[tuple[str, Path]], dict[str, bool]]:
@@ -73,7 +78,7 @@ def _tops(root: Path) -> tuple[list[tuple[str, Path]], dict[str, bool]]:
         names = ", ".join(folder.name for folder in splits)
         raise DataError(
             f"{root}: {names} hold pictures and no class folders, so their classes are not known; "
-            f"expected {root.name}/{next(iter(splits)).name}/CLASS/picture.jpg"
+            f"expected {root.resolve().name}/{next(iter(splits)).name}/CLASS/picture.jpg"
         )
     if others and not ("train" in kinds and len(kinds) > 1):
         if nested:
@@ -97,7 +102,7 @@ def has_pictures(folder: Path) -> bool:
     return any(True for _ in pictures_below(folder))
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
@@ -105,7 +110,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     """Of a folder in order of their names, without hidden ones."""
     try:
         with os.scandir(folder) as found:
-            return sorted((e for e in found if not _is_hidden(e.name)), key=lambda e: e.name)
+            return sorted((e for e in found if not is_hidden(e.name)), key=lambda e: e.name)
     except OSError as error:
         raise DataError(f"{folder}: cannot be listed: {error.strerror}") from error
 
@@ -131,22 +136,29 @@ def subfolders(folder: Path) -> list[Path]:
     return [path for entry in entries(folder) if _is_folder(entry) and not _is_run(path := Path(entry.path))]
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Pictures directly in `folder`, by their ending; links too, broken ones as well: decoding names those."""
+def files_in(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
+    """Files directly in `folder`, by their endings, in lower case; links too, broken ones as well: reading names
+    those."""
     for entry in entries(folder):
-        path = Path(entry.path)
-        if folder.name == "runs" and path.name.endswith("-lr.png"):  # the curve that --find-lr draws
+        if folder.name == "runs" and entry.name.endswith("-lr.png"):  # the curve that --find-lr draws
             continue
-        if path.suffix.lower() in SUFFIXES and not _is_folder(entry):
-            yield path
+        if entry.name.lower().endswith(endings) and not _is_folder(entry):
+            yield Path(entry.path)
 
 
-def pictures_below(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    """Pictures in and below `folder`. A link back to a folder on the way down (`above`) is not followed again."""
+def files_below(
+    folder: Path, endings: tuple[str, ...], above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[Path]:
+    """Files in and below `folder`. A link back to a folder on the way down (`above`) is not followed again."""
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:
         return
-    yield from _files(folder)
+    yield from files_in(folder, endings)
     for below in subfolders(folder):
-        yield from pictures_below(below, above | {here})
+        yield from files_below(below, endings, above | {here})
+
+
+def pictures_below(folder: Path) -> Iterator[Path]:
+    """Pictures in and below `folder`, by their endings."""
+    yield from files_below(folder, _PICTURES)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from wideresnet.data.folders import entries, has_pictures, subfolders
+from wideresnet.data.folders import files_below, files_in, has_pictures, is_hidden, subfolders
 from wideresnet.data.listing import ALL, SPLIT_NAMES
 from wideresnet.errors import DataError
 
@@ -33,8 +33,11 @@ def paths(source: str, endings: tuple[str, ...]) -> list[Path]:
                 raise DataError(f"{source}: {base / one} is not there; expected every shard that the pattern names")
             found.append(base / one)
             continue
+        whole = base / one  # `one` may be absolute
+        anchor = Path(whole.anchor) if Path(one).is_absolute() else base
         try:
-            matched = sorted(base.glob(one))
+            found_here = anchor.glob(str(whole.relative_to(anchor)))
+            matched = sorted(file for file in found_here if not is_hidden(file.name))
         except ValueError as error:
             raise DataError(f"{source}: not a pattern: {error}") from error
         if not matched:
@@ -103,15 +106,11 @@ def _in_folder(folder: Path, endings: tuple[str, ...]) -> list[Path]:
         inner = subfolders(folder)
         splits = [one for one in inner if one.name.lower() in SPLIT_NAMES]
         others = [one for one in inner if one not in splits] + [below for one in splits for below in subfolders(one)]
-        if any(has_pictures(one) or _files(one, endings) for one in others):
+        if any(has_pictures(one) or any(files_below(one, endings)) for one in others):
             return []
-        return [file for one in (folder, *splits) for file in _files(one, endings)]
+        return [file for one in (folder, *splits) for file in files_in(one, endings)]
     except DataError:
         return []  # the reader of folders names it
-
-
-def _files(folder: Path, endings: tuple[str, ...]) -> list[Path]:
-    return [Path(entry.path) for entry in entries(folder) if entry.name.lower().endswith(endings) and entry.is_file()]
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -35,7 +35,7 @@ READERS: tuple[Reader, ...] = (
     Reader(
         "WebDataset shards (one .tar, a folder or a pattern of them)",
         are_shards,
-        lambda source, *_: read_shards(source),
+        lambda source, *_: _read_shards(source),
     ),
     Reader("Parquet files (a folder or a pattern of them)", are_parquets, read_parquets, has_columns=True),
     Reader(
@@ -63,6 +63,13 @@ READERS: tuple[Reader, ...] = (
 )
 
 
+def _read_shards(source: str) -> Data:
+    if are_parquets(source):  # a folder that holds both
+        which = f"'{Path(source, '**', '*.parquet')}'"
+        raise DataError(f"{source}: holds tar and Parquet files; say which, as {which}, or move one kind elsewhere")
+    return read_shards(source)
+
+
 def read(source: str | Path, reading: Reading = Reading(), watch: runtime.Watch = runtime.QUIET) -> Data:  # noqa: B008 - frozen
     """Lists what `source` names; decodes nothing. Raises DataError, saying what it could have been, and UsageError
     for columns of what has none."""
@@ -71,8 +78,6 @@ def read(source: str | Path, reading: Reading = Reading(), watch: runtime.Watch 
         raise DataError("the name of the data is empty; expected a folder, a file or a name")
     if source.encode(errors="ignore").decode() != source:
         raise DataError(f"{source!r}: a name that is not UTF-8 cannot be written into a run; rename it")
-    if are_shards(source) and are_parquets(source):  # of patterns no one is both
-        raise DataError(f"{source}: holds .tar shards and Parquet files; say which: '{Path(source, '*.parquet')}'")
     for reader in READERS:
         if reader.recognises(source):
             if reading.columns and not reader.has_columns:

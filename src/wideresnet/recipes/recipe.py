@@ -87,7 +87,8 @@ class Recipe:
             most = min(high, 2**53 if isinstance(value, int) else sys.float_info.max)
             if not low <= value <= most or (field in half_open and value == high):
                 end = ")" if field in half_open or high == math.inf else "]"
-                raise UsageError(f"{field}={value}: expected a value in [{low:g}, {high:g}{end}")
+                shown = most if isinstance(value, int) and value > most else high
+                raise UsageError(f"{field}={value}: expected a value in [{low:g}, {shown:g}{end}")
         kinds = {"schedule": get_args(Schedule), "policy": get_args(Policy), "precision": get_args(Precision)}
         kinds["flip_by"] = get_args(FlipBy)
         for field, names in kinds.items():
