@@ -37,3 +37,10 @@ def shared(path: str) -> Path:
 def pixels(pictures: Pictures) -> Tensor:
     """All of them, uint8 [N, C, size, size], wherever they are kept."""
     return pictures.images[torch.arange(len(pictures))]
+
+
+def overwrite(path: Path, at: int, content: bytes) -> None:
+    """`content` instead of what stands at byte `at` of a file, counted from its end if it is negative."""
+    with path.open("r+b") as file:
+        file.seek(at, os.SEEK_END if at < 0 else os.SEEK_SET)
+        file.write(content)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import pixels
+from conftest import overwrite, pixels
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -173,12 +173,6 @@ def test_the_key_of_bytes_follows_from_names_and_contents_in_order(
 
 def files(where: Path) -> list[Path]:
     return sorted(where.glob("*.pixels"))
-
-
-def overwrite(path: Path, at: int, content: bytes) -> None:
-    with path.open("r+b") as file:
-        file.seek(at, os.SEEK_END if at < 0 else os.SEEK_SET)
-        file.write(content)
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import pixels
+from conftest import overwrite, pixels
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -192,12 +192,6 @@ def test_decoded_pictures_are_found_again_though_the_copy_is_made_anew(tmp_path:
     inode = copied.stat().st_ino
     assert load(read(path), SIZE_8, cache="disk").kept.startswith("from the cache")
     assert copied.stat().st_ino != inode
-
-
-def overwrite(path: Path, at: int, content: bytes) -> None:
-    with path.open("r+b") as file:
-        file.seek(at, os.SEEK_END if at < 0 else os.SEEK_SET)
-        file.write(content)
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {

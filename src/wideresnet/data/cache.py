@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,13 @@ import PIL
 import torch
 from torch import Tensor
 
-from wideresnet import files, images, preprocess
+from wideresnet import files, images, preprocess, runtime
 from wideresnet.data.decoding import DIGEST_BYTES, Survey, sums_of, upright
 from wideresnet.data.listing import Listing, Span
 from wideresnet.errors import ImageError, UsageError, nearest
 from wideresnet.preprocess import Preprocess
+
+T = TypeVar("T")
 
 _MARK = b"wrnpics1"  # ends every whole file; its last digit is the version of the format
 _FOOTER = struct.Struct("<Q32s8s")
@@ -167,6 +169,17 @@ def read_header(path: Path, key: str | None = None) -> dict[str, Any]:
     if key is not None and head.get("key") != key:
         raise Unfit("it is of other pictures")
     return {**head, "length": length}
+
+
+def kept(path: Path, read: Callable[[], T], watch: runtime.Watch) -> T | None:
+    """What `read` gives of the file at `path`, or None, said with the reason, if it is to be made anew."""
+    try:
+        return read()
+    except FileNotFoundError:
+        return None
+    except Unfit as reason:
+        watch.line(f"note: {path} is made anew: {reason}")
+        return None
 
 
 def write(

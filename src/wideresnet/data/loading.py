@@ -170,14 +170,7 @@ def _surveyed(data: Data, split: str, key: str, preprocess: Preprocess, watch: r
 def _read(
     path: Path, key: str, listing: Listing, preprocess: Preprocess, watch: runtime.Watch
 ) -> tuple[Survey, npt.NDArray[np.uint8]] | None:
-    """What the file has, or None, said with the reason, if it is to be made anew."""
-    try:
-        return files_of.read(path, key, listing, preprocess)
-    except FileNotFoundError:
-        return None
-    except files_of.Unfit as reason:
-        watch.line(f"note: {path} is made anew: {reason}")
-        return None
+    return files_of.kept(path, lambda: files_of.read(path, key, listing, preprocess), watch)
 
 
 def _size(parts: Mapping[str, Pictures], preprocess: Preprocess) -> str:

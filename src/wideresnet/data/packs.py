@@ -24,11 +24,11 @@ import numpy.typing as npt
 from wideresnet import runtime
 from wideresnet.data import cache
 from wideresnet.data.listing import Span
+from wideresnet.data.loading import DISK_SHARE, MEMORY_SHARE
 from wideresnet.errors import DataError
 
 IN_MEMORY = 64 << 20  # bytes of encoded pictures in all that stay where they are: a file for them would be clutter
 BATCH_BYTES = 8 << 20  # of cells that are read at once
-_MEMORY_SHARE, _DISK_SHARE = 0.4, 0.5  # of what is free, as in `loading`
 _CHECKED_BYTES = 1 << 24  # of pictures, spread over the file, that are compared with their sums when it is opened
 _read_by_us: dict[Path, IO[bytes]] = {}  # open, and locked against being cleared, until this process ends
 
@@ -70,7 +70,7 @@ def cells(column: Column, watch: runtime.Watch) -> Iterable[object]:
     try:
         key = _key(column)
         path = cache.path_of(key, cache.ENCODED)
-        kept = _kept(path, key, watch)
+        kept = cache.kept(path, lambda: _Kept.read(path, key), watch)
         if kept is None:
             with contextlib.suppress(_MadeMeanwhileError):
                 _write(path, key, column, chain(held, source), watch)
@@ -99,7 +99,7 @@ def _key(column: Column) -> str:
 def _write(path: Path, key: str, column: Column, cells: Iterable[object], watch: runtime.Watch) -> None:
     """Raises OSError if the disk refuses, or if more than half of what is free there would be taken, and
     _MadeMeanwhileError if another run has made the file by then: that one is read already, and stays."""
-    room = int(_DISK_SHARE * shutil.disk_usage(path.parent).free)
+    room = int(DISK_SHARE * shutil.disk_usage(path.parent).free)
     lengths, sums, paths, num_bytes = array("q"), array("I"), list[str | None](), 0
     watch.line(f"copying the encoded pictures of {column.place} into {path}, which later runs read")
     with cache.whole(path) as file:
@@ -119,16 +119,6 @@ def _write(path: Path, key: str, column: Column, cells: Iterable[object], watch:
             _Kept.read(path, key)
             raise _MadeMeanwhileError
     watch.progress("copying pictures", column.num_rows, column.num_rows, "")
-
-
-def _kept(path: Path, key: str, watch: runtime.Watch) -> "_Kept | None":
-    try:
-        return _Kept.read(path, key)
-    except FileNotFoundError:
-        return None
-    except cache.Unfit as reason:
-        watch.line(f"note: {path} is made anew: {reason}")
-        return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,7 +165,7 @@ class _Kept:
 
 
 def _in_memory(column: Column, why: str) -> Iterator[object]:
-    room, num_bytes = _MEMORY_SHARE * runtime.free_memory_bytes(), 0
+    room, num_bytes = MEMORY_SHARE * runtime.free_memory_bytes(), 0
     for cell in column.read():
         num_bytes += len(_picture(cell)[0] or b"")
         if num_bytes > room:
