@@ -1,16 +1,15 @@
 """The table of networks and the names they go by."""
 
-import inspect
-from typing import Any, get_args
+from dataclasses import fields
+from typing import get_type_hints
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wideresnet import model as network
-from wideresnet.dialects import _DEFAULTS, ARCHITECTURES, FORMS, Architecture, arch_name, parse_arch
-from wideresnet.model import WideResNetClassifier
+from wideresnet.dialects import ARCHITECTURES, FORMS, Architecture, arch_name, parse_arch
+from wideresnet.model import Options, Variant, WideResNetClassifier
 
 PUBLISHED = {  # depth → widen factors: the nets of table b2 of the published numbers
     16: (2, 4, 8, 10),
@@ -25,7 +24,7 @@ sizes = {"depth": st.integers(1, 40).map(lambda n: 6 * n + 4), "widen_factor": s
 @given(**sizes, form=st.sampled_from(sorted(FORMS)))
 def test_a_name_survives_the_round_trip(depth: int, widen_factor: int, form: str) -> None:
     name = f"wrn_{depth}_{widen_factor}" + (f".{form}" if form else "")
-    assert arch_name(parse_arch(name)) == name
+    assert parse_arch(arch_name(parse_arch(name))) == parse_arch(name)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -34,8 +33,12 @@ def test_the_name_of_a_built_network_builds_it_again(form: str) -> None:
     with torch.device("meta"):
         model = WideResNetClassifier(10, **parse_arch(name))
         again = WideResNetClassifier(10, **parse_arch(arch_name(model.architecture)))
-    assert arch_name(model.architecture) == name
     assert again.architecture == model.architecture
+
+
+@pytest.mark.parametrize("name", ["wrn_10_1", "wrn_10_1.paper", "wrn_28_2.torchssl"])
+def test_a_network_is_called_by_the_shortest_name_of_its_form(name: str) -> None:
+    assert arch_name(parse_arch(name)) == name
 
 
 @given(**sizes)
@@ -73,22 +76,19 @@ def test_any_other_name_is_refused_with_the_form_expected(arch: str) -> None:
     assert "wrn_DEPTH_WIDEN.paper" in str(caught.value)
 
 
+def test_a_misspelt_form_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean 'trades'"):
+        parse_arch("wrn_34_10.tradez")
+
+
 def test_an_impossible_depth_in_a_name_is_refused_by_the_network() -> None:
     with pytest.raises(ValueError, match="nearest: 28 and 34"):
         WideResNetClassifier(10, **parse_arch("wrn_30_2"))
 
 
-def test_every_form_is_made_of_the_networks_own_options() -> None:
-    options: dict[str, Any] = {"stem": network.Stem, "shortcut": network.Shortcut, "dropout_at": network.DropoutAt}
-    for form, values in FORMS.items():
-        assert values.keys() <= options.keys(), form
-        assert all(value in get_args(options[key]) for key, value in values.items()), form
-
-
-def test_what_a_name_leaves_out_is_the_networks_default() -> None:
-    parameters = inspect.signature(WideResNetClassifier).parameters
-    assert {key: parameters[key].default for key in _DEFAULTS} == _DEFAULTS
-    assert {key for values in FORMS.values() for key in values} <= _DEFAULTS.keys()
+def test_the_options_that_type_checkers_know_are_the_networks_own() -> None:
+    assert list(Options.__annotations__) == [field.name for field in fields(Variant)]
+    assert get_type_hints(Options) == get_type_hints(Variant)
 
 
 def test_the_table_has_every_net_of_the_published_counts() -> None:

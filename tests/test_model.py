@@ -237,7 +237,7 @@ def test_all_gradients_are_the_tutorials(fixture: Fixture, dtype: torch.dtype) -
         ({"num_classes": 10.0}, ("num_classes=10.0", "nearest: 10")),
         ({"in_channels": 0}, ("in_channels=0", "nearest: 1")),
         ({"stem": "bare"}, ("stem='bare'", "'conv-bn-act', 'conv'")),
-        ({"shortcut": "relu"}, ("shortcut='relu'", "'raw', 'activated'")),
+        ({"shortcut": "relu"}, ("shortcut='relu'", "'raw', 'activated', 'bypass', 'avgpool-pad'")),
         ({"dropout_at": "end"}, ("dropout_at='end'", "'before-bn2', 'after-act2'")),
     ],
     ids=str,

@@ -219,7 +219,7 @@ def test_normalising_is_division_by_255_then_mean_then_std(images: Pixels) -> No
 
 
 @pytest.mark.parametrize(
-    "images", [torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4, 4).byte(), torch.zeros(3, 4, 4).byte()]
+    "images", [torch.zeros(1, 3, 4, 4).double(), torch.zeros(1, 1, 4, 4).byte(), torch.zeros(3, 4, 4).byte()]
 )
 def test_only_uint8_batches_of_its_channels_are_normalised(images: Tensor) -> None:
     with pytest.raises(ValueError, match=r"expected torch.uint8 \[N, 3, H, W\]"):

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wideresnet.dialects import create_model, list_models
     from wideresnet.errors import (
         DataError,
         Diverged,
@@ -41,8 +42,10 @@ _PUBLIC = {  # name → (room, its name there)
     "WideResNetClassifier": ("model", "WideResNetClassifier"),
     "WideResNetError": ("errors", "WideResNetError"),
     "WideResidualBlock": ("model", "WideResidualBlock"),
+    "create_model": ("dialects", "create_model"),
     "evaluate": ("jobs", "evaluate"),
     "find_lr": ("jobs", "find_lr"),
+    "list_models": ("dialects", "list_models"),
     "load": ("prediction", "Predictor"),
     "make_wide_layer": ("model", "make_wide_layer"),
     "resume": ("jobs", "resume"),
@@ -70,8 +73,10 @@ __all__ = [
     "WideResNetClassifier",
     "WideResNetError",
     "WideResidualBlock",
+    "create_model",
     "evaluate",
     "find_lr",
+    "list_models",
     "load",
     "make_wide_layer",
     "resume",

@@ -28,13 +28,17 @@ class Preprocess:
 
     size in pixels, ≥ 1; mean and std in [0, 1] units, one entry a channel, 3 or 1 (ITU-R 601 luma); std > 0.
     fit: "crop" scales the shorter side to `size` and takes the centre, "squash" scales both sides to `size`, "pad"
-    scales the longer side to `size` and fills the rest with the mean colour. Raises ValueError naming what cannot be.
+    scales the longer side to `size` and fills the rest with the mean colour.
+    Two that only published networks need: `border` black pixels are laid around the resized picture; `per_image` then
+    standardises each image, all channels together, to mean 0 and std 1. Raises ValueError naming what cannot be.
     """
 
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fit: Fit = "crop"
+    per_image: bool = False
+    border: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
@@ -48,6 +52,10 @@ class Preprocess:
             raise ValueError(f"mean has {len(self.mean)} channels and std {len(self.std)}; expected as many")
         if min(self.std) <= 0:
             raise ValueError(f"std={self.std!r}: expected numbers above 0, as they divide")
+        if not isinstance(self.border, int) or isinstance(self.border, bool) or self.border < 0:
+            raise ValueError(f"border={self.border!r}: expected a whole number of pixels, 0 or more")
+        if not isinstance(self.per_image, bool):
+            raise ValueError(f"per_image={self.per_image!r}: expected true or false")
         if self.fit not in get_args(Fit):
             raise ValueError(f"fit={self.fit!r}: expected one of {', '.join(get_args(Fit))}")
 
@@ -89,16 +97,29 @@ class Preprocess:
         return canvas
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 [N, channels, H, W] → float32, the same shape and device: (images / 255 − mean) / std."""
-        if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != self.channels:
+        """uint8 [N, channels, size, size] → float32, `border` wider on each side: (images / 255 − mean) / std.
+
+        Images in float32 are in [0, 1] already, and are not divided.
+        """
+        if images.dim() != 4 or images.shape[1] != self.channels or images.dtype not in (torch.uint8, torch.float32):
             raise ValueError(
                 f"images are {images.dtype} {list(images.shape)}; expected torch.uint8 [N, {self.channels}, H, W]"
             )
+        x = images.to(torch.float32) / 255 if images.dtype == torch.uint8 else images
+        if self.border:
+            x = F.pad(x, (self.border,) * 4)
         mean, std = self._statistics(images.device)
-        return (images.to(torch.float32) / 255 - mean) / std
+        x = (x - mean) / std
+        if self.per_image:  # no less than 1/√n, as TensorFlow's per_image_standardization has it; torch's own std
+            deviation = x.std(dim=(1, 2, 3), keepdim=True).clamp(min=x[0].numel() ** -0.5)
+            x = (x - x.mean(dim=(1, 2, 3), keepdim=True)) / deviation
+        return x
 
     def shown(self, x: Tensor) -> Tensor:
-        """What `normalise` was given: float32 [N, channels, H, W] → uint8, rounded and cut to bytes; for people."""
+        """What `normalise` was given: float32 [N, channels, H, W] → uint8, rounded and cut to bytes; for people. Of
+        images standardised each by its own mean and std, which are gone, those of mean 0.5 and std 0.25."""
+        if self.per_image:
+            x = x / 4 + 0.5
         mean, std = self._statistics(x.device)
         return ((x * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
@@ -115,7 +136,8 @@ class Preprocess:
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
         """Raises ValueError naming every key that is missing or unknown, and every value that cannot be."""
         names = {field.name for field in fields(cls)}
-        for what, keys in (("lacks", names - values.keys()), ("has the unknown", values.keys() - names)):
+        old = names - {"per_image", "border"}  # what version 0.2 wrote
+        for what, keys in (("lacks", old - values.keys()), ("has the unknown", values.keys() - names)):
             if keys:
                 raise ValueError(f"preprocess {what} {', '.join(sorted(map(str, keys)))}")
         tuples = {name: tuple(values[name]) for name in ("mean", "std") if isinstance(values[name], list)}

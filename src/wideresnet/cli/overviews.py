@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from wideresnet.cli.console import percent, print_json, print_table
-from wideresnet.dialects import FORMS
 from wideresnet.errors import UsageError, nearest
 
 
@@ -51,6 +50,7 @@ def models(*, form: str = "", num_classes: int = 10, json: bool = False) -> None
         Print JSON instead of a table.
     """
     from wideresnet import jobs
+    from wideresnet.dialects import FORMS
 
     if form not in FORMS:
         raise UsageError(f"--form {form}{nearest(form, [f for f in FORMS if f])}")

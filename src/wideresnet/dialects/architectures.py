@@ -1,16 +1,25 @@
 """The table of networks: which Wide ResNets the papers use, and in which forms. Data: a new one is a new row."""
 
+import fnmatch
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-_DEFAULTS = {"stem": "conv-bn-act", "shortcut": "raw", "dropout_at": "before-bn2"}  # the classifier's own
+from wideresnet.dialects.dialect import PAPER
+from wideresnet.dialects.table import DIALECTS, find_dialect
+from wideresnet.errors import UsageError
+from wideresnet.model import Options, Variant, WideResNetClassifier
 
-FORMS: dict[str, dict[str, Any]] = {
+DEFAULTS = asdict(Variant())  # the classifier's own
+_EXPECTED = "expected wrn_DEPTH_WIDEN (as in wrn_28_10), wrn_DEPTH_WIDEN.paper or another form; see `wrn models`"
+
+FORMS: dict[str, Options] = {
     "": {},  # the tutorial's network, the default
-    "paper": {"stem": "conv", "shortcut": "activated", "dropout_at": "after-act2"},  # models/wide-resnet.lua
+    "paper": PAPER,
+    **{dialect.name: dialect.options for dialect in DIALECTS},
 }
-"""Form → options of `WideResNetClassifier`; written after a dot: wrn_28_10.paper."""
+"""Form → options of `WideResNetClassifier`; written after a dot: wrn_28_10.paper, wrn_34_10.trades."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,30 +65,50 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 def parse_arch(arch: str) -> dict[str, Any]:
     """Arguments of `WideResNetClassifier`: "wrn_28_10" → depth and widen_factor; a form after a dot adds its options.
 
-    "WRN-28-10" is read too. Any depth and widen factor may be asked for; that depth is 6n+4 is the network's to
-    check. Raises ValueError on anything else.
+    "WRN-28-10" is read too, and a dialect's other names. Any depth and widen factor may be asked for; that depth is
+    6n+4 is the network's to check. Raises ValueError on anything else.
     """
-    found = re.fullmatch(r"wrn[-_](\d+)[-_](\d+)(?:\.(\w+))?", arch, re.ASCII | re.IGNORECASE)
-    form = (found[3] or "").lower() if found else ""
-    if not found or form not in FORMS:
-        forms = " or ".join(f"wrn_DEPTH_WIDEN.{form}" for form in FORMS if form)
-        raise ValueError(
-            f"architecture {arch!r}: expected wrn_DEPTH_WIDEN (as in wrn_28_10) or {forms}; see `wrn models`"
-        )
+    found = re.fullmatch(r"wrn[-_](\d+)[-_](\d+)(?:\.([\w-]+))?", arch, re.ASCII | re.IGNORECASE)
+    if not found:
+        raise ValueError(f"architecture {arch!r}: {_EXPECTED}")
+    form = (found[3] or "").lower()
+    if form not in FORMS:
+        try:
+            form = find_dialect(form).name
+        except UsageError as error:
+            raise ValueError(f"architecture {arch!r}: {error}; {_EXPECTED}") from error
     return {"depth": int(found[1]), "widen_factor": int(found[2]), **FORMS[form]}
 
 
-def arch_name(architecture: dict[str, Any]) -> str:
+def arch_name(architecture: Mapping[str, Any]) -> str:
     """The shortest name of a `WideResNetClassifier.architecture`: {depth: 28, widen_factor: 10, …} → "wrn_28_10".
 
     Options that together are no form of the table are spelt out: "wrn_28_10 with stem=conv" (which `parse_arch`
     does not read: it is for people).
     """
     name = f"wrn_{architecture['depth']}_{architecture['widen_factor']}"
-    changed = {
-        key: architecture[key] for key, default in _DEFAULTS.items() if architecture.get(key, default) != default
-    }
+    changed = {key: architecture[key] for key, default in DEFAULTS.items() if architecture.get(key, default) != default}
     for form, options in FORMS.items():
-        if options == changed:
+        if {key: value for key, value in options.items() if value != DEFAULTS[key]} == changed:
             return f"{name}.{form}" if form else name
     return f"{name} with {', '.join(f'{key}={value}' for key, value in changed.items())}"
+
+
+def create_model(arch: str, num_classes: int = 10, **options: Any) -> WideResNetClassifier:
+    """`WideResNetClassifier` by name: create_model("wrn_34_10.trades", num_classes=100, in_channels=1).
+
+    `options` are the classifier's own keywords, and overrule the name's. Raises ValueError on an unknown name, and as
+    the classifier does.
+    """
+    return WideResNetClassifier(num_classes, **{**parse_arch(arch), **options})
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names of the papers' networks that match, as in a shell: list_models("wrn_28_*"). Each may be followed by a
+    form: "wrn_*.trades" gives every network in that form. Raises ValueError on an unknown form."""
+    sizes, _, form = pattern.partition(".")
+    if form and not any(fnmatch.fnmatchcase(known, form) for known in FORMS if known):
+        parse_arch(f"wrn_28_10.{form}")  # says which forms are near
+    forms = [known for known in FORMS if known and fnmatch.fnmatchcase(known, form)] if form else [""]
+    names = [row.name for row in ARCHITECTURES if fnmatch.fnmatchcase(row.name, sizes)]
+    return [f"{name}.{form}" if form else name for form in forms for name in names]
