@@ -16,7 +16,18 @@ if TYPE_CHECKING:
         WideResNetError,
     )
     from wideresnet.evaluation import Evaluation
-    from wideresnet.jobs import Run, Tune, evaluate, find_lr, resume, resume_tune, train, tune
+    from wideresnet.jobs import (
+        Run,
+        Tune,
+        convert,
+        evaluate,
+        find_lr,
+        import_checkpoint,
+        resume,
+        resume_tune,
+        train,
+        tune,
+    )
     from wideresnet.model import WideResidualBlock, WideResNetBackbone, WideResNetClassifier, make_wide_layer
     from wideresnet.prediction import Prediction, Predictor
     from wideresnet.prediction import Predictor as load  # noqa: N813 - read as a verb: wrn.load(path)
@@ -42,9 +53,11 @@ _PUBLIC = {  # name → (room, its name there)
     "WideResNetClassifier": ("model", "WideResNetClassifier"),
     "WideResNetError": ("errors", "WideResNetError"),
     "WideResidualBlock": ("model", "WideResidualBlock"),
+    "convert": ("jobs", "convert"),
     "create_model": ("dialects", "create_model"),
     "evaluate": ("jobs", "evaluate"),
     "find_lr": ("jobs", "find_lr"),
+    "import_checkpoint": ("jobs", "import_checkpoint"),
     "list_models": ("dialects", "list_models"),
     "load": ("prediction", "Predictor"),
     "make_wide_layer": ("model", "make_wide_layer"),
@@ -73,9 +86,11 @@ __all__ = [
     "WideResNetClassifier",
     "WideResNetError",
     "WideResidualBlock",
+    "convert",
     "create_model",
     "evaluate",
     "find_lr",
+    "import_checkpoint",
     "list_models",
     "load",
     "make_wide_layer",

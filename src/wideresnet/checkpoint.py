@@ -27,7 +27,8 @@ _ENTRY = "wideresnet"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """What travels with the weights. `figures` are on held-out data and name their split; `trained` says how."""
+    """What travels with the weights. `figures` are on held-out data and name their split; `trained` says how, or
+    `imported` from which dialect and file, and what it takes to write that back."""
 
     architecture: Mapping[str, Any]
     class_names: tuple[str, ...]
@@ -36,6 +37,7 @@ class Card:
     temperature: float = 1.0
     trained: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
+    imported: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.architecture.get("num_classes") != len(self.class_names):

@@ -37,21 +37,27 @@ def runs(folder: Path = Path("runs"), /, *, json: bool = False) -> None:
     print_table("", dict.fromkeys(headings, "left") | {"accuracy": "right", "best val": "right"}, table)
 
 
-def models(*, form: str = "", num_classes: int = 10, json: bool = False) -> None:
+def models(*, form: str = "", num_classes: int = 10, dialects: bool = False, json: bool = False) -> None:
     """Every architecture that the papers name: parameters, multiply-accumulates for one 32×32 picture.
 
     Parameters
     ----------
     form
-        The tutorial's network if not given; paper for the original's (bare stem, shortcut after the activation).
+        The tutorial's network if not given; paper for the original's (bare stem, shortcut after the activation), or
+        any dialect's.
     num_classes
         Classes of the head that is counted.
+    dialects
+        Instead, every published variant: its code, what sets it apart, how it normalises.
     json
         Print JSON instead of a table.
     """
     from wideresnet import jobs
     from wideresnet.dialects import FORMS
 
+    if dialects:
+        _dialects(json=json)
+        return
     if form not in FORMS:
         raise UsageError(f"--form {form}{nearest(form, [f for f in FORMS if f])}")
     rows = jobs.list_models(form, num_classes)
@@ -64,6 +70,23 @@ def models(*, form: str = "", num_classes: int = 10, json: bool = False) -> None
         columns,
         [[r["arch"], r["title"], f"{r['parameters']:,}", f"{r['macs'] / 1e6:,.1f} M", r["used_by"]] for r in rows],
     )
+
+
+def _dialects(*, json: bool) -> None:
+    from wideresnet import jobs
+
+    rows = jobs.list_dialects()
+    if json:
+        print_json(rows)
+        return
+    columns = dict.fromkeys(("dialect", "source", "licence", "options", "input", "quirks"), "left")
+    print_table("", columns, [[_line(row[column]) for column in columns] for row in rows])
+
+
+def _line(value: object) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {inner}" if key else str(inner) for key, inner in value.items())
+    return str(value)
 
 
 def info(model: Path | None = None, /, *, json: bool = False) -> None:

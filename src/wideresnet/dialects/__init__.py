@@ -2,6 +2,7 @@
 
 from wideresnet.dialects.architectures import (
     ARCHITECTURES,
+    DEFAULTS,
     FORMS,
     Architecture,
     arch_name,
@@ -9,23 +10,30 @@ from wideresnet.dialects.architectures import (
     list_models,
     parse_arch,
 )
+from wideresnet.dialects.containers import WRITTEN, content, read
 from wideresnet.dialects.dialect import Dialect
 from wideresnet.dialects.inputs import Input
 from wideresnet.dialects.keys import Keys
 from wideresnet.dialects.matching import Fit, Misfit, fit, fits, input_for, to_ours, to_theirs
+from wideresnet.dialects.refused import refused
 from wideresnet.dialects.table import DIALECTS, find_dialect
+from wideresnet.dialects.wrappers import Found, unwrap
 
 __all__ = [
     "ARCHITECTURES",
+    "DEFAULTS",
     "DIALECTS",
     "FORMS",
+    "WRITTEN",
     "Architecture",
     "Dialect",
     "Fit",
+    "Found",
     "Input",
     "Keys",
     "Misfit",
     "arch_name",
+    "content",
     "create_model",
     "find_dialect",
     "fit",
@@ -33,6 +41,9 @@ __all__ = [
     "input_for",
     "list_models",
     "parse_arch",
+    "read",
+    "refused",
     "to_ours",
     "to_theirs",
+    "unwrap",
 ]

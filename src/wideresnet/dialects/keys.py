@@ -46,6 +46,7 @@ class Keys:
     hwio: bool = False  # kernels lie as [H, W, in, out] and [in, out], as TensorFlow has them
     mean: str = ""  # the key of the mean of the source's own normalisation, [1, C, 1, 1] or [C, 1, 1]; "": has none
     std: str = ""
+    spectral: float = 0.0  # above 0: the coefficient of its spectral normalisation
     unused: tuple[str, ...] = ()  # patterns of what lies beside, and is never computed with
 
     def theirs(self, ours: Iterable[str]) -> dict[str, str]:

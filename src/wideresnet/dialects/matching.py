@@ -5,6 +5,7 @@ name exactly the tensors that are there. So what does not fit is told key by key
 """
 
 import fnmatch
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wideresnet.dialects import spectral
 from wideresnet.dialects.dialect import Dialect
 from wideresnet.dialects.inputs import Input
 from wideresnet.dialects.table import DIALECTS
@@ -59,29 +61,33 @@ def input_for(dialect: Dialect, num_classes: int, in_channels: int = 3, data_set
     return inputs.get(guess, inputs.get("")) or (next(iter(inputs.values())) if len(inputs) == 1 else None)
 
 
-def fits(tensors: Mapping[str, Tensor], dialects: Sequence[Dialect] = DIALECTS) -> tuple[list[Fit], list[Misfit]]:
-    """Every dialect that a state dict fits, in the table's order; and why the others do not, the nearest first."""
+def fits(tensors: Mapping[str, Tensor], set_aside: Sequence[str] = ()) -> tuple[list[Fit], list[Misfit]]:
+    """Every dialect that a state dict fits, in the table's order; and why the others do not, the nearest first.
+
+    Keys that match one of the patterns `set_aside` are no part of the network."""
     found, misfits = list[Fit](), list[Misfit]()
-    for dialect in dialects:
+    for dialect in DIALECTS:
         try:
-            found.append(fit(tensors, dialect))
+            found.append(fit(tensors, dialect, set_aside))
         except Misfit as misfit:
             misfits.append(misfit)
     return found, sorted(misfits, key=lambda misfit: misfit.distance)
 
 
-def fit(tensors: Mapping[str, Tensor], dialect: Dialect) -> Fit:
+def fit(tensors: Mapping[str, Tensor], dialect: Dialect, set_aside: Sequence[str] = ()) -> Fit:
     """Raises Misfit, naming the first keys that are missing, not known, or of another shape."""
-    beside = (*dialect.keys.unused, dialect.keys.mean, dialect.keys.std)
+    beside = (*dialect.keys.unused, dialect.keys.mean, dialect.keys.std, *set_aside)
     unused = tuple(key for key in tensors if any(fnmatch.fnmatchcase(key, pattern) for pattern in beside))
+    if dialect.keys.spectral:
+        if not spectral.parts(tensors):
+            raise Misfit(f"{dialect.name}: lacks conv1.weight_orig", len(tensors))
+        tensors, unused = spectral.folded(tensors, dialect.keys.spectral), (*unused, *spectral.parts(tensors))
     used = {key: value for key, value in tensors.items() if key not in unused}
     architecture = _architecture(used, dialect)
     try:
-        with torch.device("meta"):
-            model = WideResNetClassifier(**architecture)
+        full, expected = _network(tuple(architecture.items()))
     except ValueError as error:
         raise Misfit(f"{dialect.name}: {error}", len(used)) from error
-    expected = model.state_dict()
     keys = dialect.keys.theirs(expected)
     theirs = {name: ours for ours, name in keys.items()}
     # A file without BN's counters is read: they only count, and start at 0.
@@ -96,13 +102,14 @@ def fit(tensors: Mapping[str, Tensor], dialect: Dialect) -> Fit:
         told = [("lacks", missing), ("has the unknown", unknown), ("has other shapes:", shaped)]
         reasons = "; ".join(f"{what} {_some(names)}" for what, names in told if names)
         raise Misfit(f"{dialect.name}: {reasons}", len(missing) + len(unknown) + len(shaped))
-    return Fit(dialect, model.architecture, {ours: name for ours, name in keys.items() if name in used}, unused)
+    return Fit(dialect, full, {ours: name for ours, name in keys.items() if name in used}, unused)
 
 
 def to_ours(tensors: Mapping[str, Tensor], found: Fit) -> dict[str, Tensor]:
     """Our state dict, floats as float32; BN's counters that the source lacks are 0."""
-    with torch.device("meta"):
-        empty = WideResNetClassifier(**found.architecture).state_dict()
+    if found.dialect.keys.spectral:
+        tensors = spectral.folded(tensors, found.dialect.keys.spectral)
+    _, empty = _network(tuple(found.architecture.items()))
     state = dict[str, Tensor]()
     for ours, like in empty.items():
         if ours in found.keys:
@@ -120,6 +127,14 @@ def to_theirs(state: Mapping[str, Tensor], keys: Mapping[str, str], *, hwio: boo
         for ours, name in keys.items()
         if ours in state
     }
+
+
+@functools.lru_cache(maxsize=64)
+def _network(architecture: tuple[tuple[str, Any], ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The classifier's full architecture, and its state dict without content."""
+    with torch.device("meta"):
+        model = WideResNetClassifier(**dict(architecture))
+    return model.architecture, model.state_dict()
 
 
 def _transposed(value: Tensor, *, hwio: bool, back: bool) -> Tensor:
@@ -159,7 +174,12 @@ def _architecture(tensors: Mapping[str, Tensor], dialect: Dialect) -> dict[str, 
     if len(widths) == _NUM_STAGES - 1:
         widths.insert(0, 16)  # k = 1: stage 1 changes nothing
     counts = [sum(shape[0] == width for shape in convs) for width in widths]
-    if len(widths) != _NUM_STAGES or changes or any(count % 2 for count in counts) or len(set(widths)) != len(widths):
+    if (
+        len(widths) != _NUM_STAGES
+        or changes
+        or any(count % 2 or not count for count in counts)
+        or len(set(widths)) != len(widths)
+    ):
         found = ", ".join(f"{a}→{b}" for a, b in sorted({(shape[1], shape[0]) for shape in convs})) or "none"
         raise Misfit(f"{name}: no three stages of two 3×3 convolutions a block (3×3 found: {found})", len(tensors))
     blocks = [count // 2 for count in counts]

@@ -23,6 +23,7 @@ _MELIKETOY: Options = {
     "conv_bias": "all",
 }
 _DDU: Options = {**PAPER, "shortcut": "raw", "bn_momentum": 0.01}
+_DDU_MOD: Options = {**_DDU, "shortcut": "avgpool-pad", "activation": "leaky-relu-0.01"}
 _DEEPMIND: Options = {**PAPER, "padding": "same"}
 _DEEPMIND_PAPER = "Gowal et al. 2020 (Uncovering the Limits of Adversarial Training)"
 _DEEPMIND_INPUTS = {
@@ -93,6 +94,19 @@ ROWS: tuple[Dialect, ...] = (
         quirks="the class divides logits by temp, 1 by default and not in the file",
         aliases=("ddu",),
     ),
+    *(
+        Dialect(
+            name=f"ddu-sn{'-mod' if mod else ''}",
+            source=f"omegafragger/DDU net/wide_resnet.py (spectral_normalization=True, mod={mod})",
+            paper="Mukhoti et al. 2023 (Deep Deterministic Uncertainty)",
+            licence="MIT",
+            options=_DDU_MOD if mod else _DDU,
+            keys=replace(rules.MELIKETOY, proj="shortcut", spectral=3.0),
+            inputs={ANY: CIFAR10_NARROW},
+            quirks="the coefficient, 3 by default, is not in the file; what is trained on is trained without it",
+        )
+        for mod in (False, True)
+    ),
     Dialect(
         name="due",
         source="y0ast/DUE due/wide_resnet.py (without spectral norms)",
@@ -112,7 +126,7 @@ ROWS: tuple[Dialect, ...] = (
         source="omegafragger/DDU net/wide_resnet.py (spectral_normalization=False, mod=True)",
         paper="Mukhoti et al. 2023 (Deep Deterministic Uncertainty)",
         licence="MIT",
-        options={**_DDU, "shortcut": "avgpool-pad", "activation": "leaky-relu-0.01"},
+        options=_DDU_MOD,
         keys=rules.MELIKETOY,
         inputs={ANY: CIFAR10_NARROW},
     ),

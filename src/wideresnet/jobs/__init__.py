@@ -1,22 +1,33 @@
 """Each job strings rooms together in one screen; the commands and Python call these, and neither decides anything."""
 
+from wideresnet.jobs.candidates import Candidate, described
+from wideresnet.jobs.converting import Converted, convert
 from wideresnet.jobs.demo import demo
 from wideresnet.jobs.evaluation import evaluate
+from wideresnet.jobs.importing import DATA_SETS, Imported, import_checkpoint
 from wideresnet.jobs.lr_range import LrSearch, find_lr
-from wideresnet.jobs.overview import describe_machine, describe_model, list_models, list_runs
+from wideresnet.jobs.overview import describe_machine, describe_model, list_dialects, list_models, list_runs
 from wideresnet.jobs.prediction import listed, predict
 from wideresnet.jobs.training import Run, resume, train
 from wideresnet.jobs.tuning import Tune, resume_tune, tune
 
 __all__ = [
+    "DATA_SETS",
+    "Candidate",
+    "Converted",
+    "Imported",
     "LrSearch",
     "Run",
     "Tune",
+    "convert",
     "demo",
     "describe_machine",
     "describe_model",
+    "described",
     "evaluate",
     "find_lr",
+    "import_checkpoint",
+    "list_dialects",
     "list_models",
     "list_runs",
     "listed",

@@ -9,7 +9,7 @@ import torch
 
 from wideresnet import metrics, runs, runtime
 from wideresnet.checkpoint import load_model, read_card
-from wideresnet.dialects import ARCHITECTURES, arch_name, parse_arch
+from wideresnet.dialects import ARCHITECTURES, DEFAULTS, DIALECTS, FORMS, arch_name, parse_arch
 from wideresnet.errors import ModelFileError, UsageError
 from wideresnet.model import WideResNetClassifier, count_macs
 
@@ -35,6 +35,24 @@ def list_models(form: str = "", num_classes: int = 10) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def list_dialects() -> list[dict[str, Any]]:
+    """Each published variant: names, source, paper, licence of the code, options of the network other than the paper's
+    own, what is done to its input, quirks."""
+    paper = FORMS["paper"]
+    return [
+        {
+            "dialect": ", ".join((row.name, *row.aliases)),
+            "source": row.source,
+            "paper": row.paper,
+            "licence": row.licence,
+            "options": {name: value for name, value in row.options.items() if value != paper.get(name, DEFAULTS[name])},
+            "input": {data_set: str(value) for data_set, value in row.inputs.items()},
+            "quirks": row.quirks,
+        }
+        for row in DIALECTS
+    ]
 
 
 def list_runs(folder: str | Path = "runs") -> list[dict[str, Any]]:
@@ -104,6 +122,11 @@ def describe_model(model: str | Path) -> dict[str, Any]:
         "temperature": card.temperature,
         "figures": dict(card.figures),
         "trained": dict(card.trained),
+        **(
+            {"imported": {k: v for k, v in card.imported.items() if k not in ("keys", "dtypes")}}
+            if card.imported
+            else {}
+        ),
         "extra": sorted(file.extra),
     }
 
