@@ -481,3 +481,40 @@ def test_no_file_is_written_over_by_default(
     assert "theirs-wrn.safetensors: exists; name the file to write with --out" in capsys.readouterr().err
     assert run(["convert", "theirs-wrn.safetensors", "--dialect", "hysts"]) == 0
     assert "theirs-wrn-hysts.pth" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("dialect", "data_set"), [("deepmind-swish", "cifar10"), ("deepmind-relu", "cifar10"), ("trades", "")]
+)
+def test_on_real_pictures_the_right_one_of_the_dialects_that_share_keys_is_found(
+    dialect: str, data_set: str, tmp_path: Path
+) -> None:
+    """A WRN-10-1 trained on the digits as that dialect has it, and given away under its keys."""
+    row = find_dialect(dialect)
+    source = dialects.input_for(row, 10, 3, data_set)
+    assert source is not None
+    given: dict[str, Any] = {"mean": source.mean, "std": source.std, "epochs": 5, "watch": QUIET}
+    wrn.train("digits", arch=f"wrn_10_1.{dialect}", out=tmp_path / "run", size=16, **given)
+    wrn.convert(tmp_path / "run", dialect, tmp_path / "theirs.safetensors")
+    done = imported(tmp_path / "theirs.safetensors", tmp_path / "ours.safetensors", check="digits", size=16)
+    assert row.name in done.candidates[0].names
+    assert done.dialect == done.candidates[0].fit.dialect.name
+    first, *others = [candidate.accuracy for candidate in done.candidates]
+    assert first is not None
+    assert all(other is None or other <= first for other in others)
+    file = load_model(done.path)
+    assert file.card.class_names == tuple("0123456789")
+    assert file.card.figures["accuracy"] == first
+    assert wrn.evaluate(done.path, "digits", watch=QUIET).accuracy > 0.8
+
+
+def test_untrained_weights_are_not_taken_for_any_dialect(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no dialect gets these \d+ pictures right"):
+        imported(saved(tmp_path, of("deepmind-relu")), tmp_path / "ours.safetensors", check="digits", size=8)
+    assert not (tmp_path / "ours.safetensors").exists()
+
+
+def test_data_of_other_classes_cannot_tell(tmp_path: Path) -> None:
+    path = saved(tmp_path, of("deepmind-relu", num_classes=7))
+    with pytest.raises(UsageError, match="--check digits: 10 classes; the head has 7"):
+        imported(path, tmp_path / "ours.safetensors", check="digits")

@@ -110,7 +110,16 @@ def info(model: Path | None = None, /, *, json: bool = False) -> None:
 
 def _short(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items() if not isinstance(inner, list | dict))
+        shown = {key: inner for key, inner in value.items() if not isinstance(inner, dict) and not _is_long(inner)}
+        return ", ".join(f"{key} {_short(inner)}" for key, inner in shown.items())
     if isinstance(value, list):
-        return ", ".join(map(str, value)) if value else "–"
+        between = " " if not _is_long(value) else ", "
+        return between.join(map(_short, value)) if value else "–"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _is_long(value: object) -> bool:
+    """Mean and std, a number a channel, are shown; the list of all classes is not."""
+    return isinstance(value, list) and (len(value) > 3 or not all(isinstance(each, float) for each in value))
