@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import dialect_tensors
 import numpy as np
 import pytest
 import torch
@@ -105,6 +106,55 @@ def test_the_documented_normalisation_travels_with_the_imported_model(name: str,
     source = dialects.input_for(row, 10)
     assert source is not None
     assert (done.preprocess.mean, done.preprocess.std) == (source.mean, source.std)
+
+
+OWN = sorted((Path(__file__).parent / "dialects").glob("*.json"))
+
+
+def of_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a source's code computed, and the tensors that it had for it, made again from their names."""
+    facts = json.loads(path.read_text())
+    keys = facts["keys"].items()
+    return facts, {key: dialect_tensors.tensor(key, kind[:-1], getattr(torch, kind[-1])) for key, kind in keys}
+
+
+@pytest.mark.parametrize("path", [p for p in OWN if "refused" not in p.read_text()], ids=lambda path: path.stem)
+def test_each_dialect_gives_the_logits_that_its_own_code_computed(path: Path, tmp_path: Path) -> None:
+    facts, tensors = of_file(path)
+    row = find_dialect(facts["dialect"])
+    inside = (row.keys.mean, row.keys.std)
+    for field in {
+        "logits",
+        "logits_by_code",
+    } & facts.keys():  # the second: mean and std from the code, none in the file
+        there = {k: v for k, v in tensors.items() if field == "logits" or k not in inside}
+        options = {"dataset": facts["data_set"] or None} if row.inputs else {"mean": (0.5,), "std": (0.25,)}
+        out = tmp_path / f"{field}.safetensors"
+        imported(saved(tmp_path, there, f"{field}-theirs.safetensors"), out, dialect=row.name, **options)
+        file = load_model(out)
+        x = dialect_tensors.image(facts["in_channels"], facts["side"])
+        x = file.card.preprocess.normalise(x) if row.inside else x
+        expected = torch.tensor(facts[field], dtype=torch.float64)
+        with torch.no_grad():
+            logits = file.model(x).double()
+        error = float((logits - expected).abs().max() / expected.abs().max())
+        assert error < 1e-5, f"{field}: {error}"  # float32; in float64 they agree to 4e-8, the worst, and 1e-12, most
+        assert [file.model.architecture[name] for name in ("depth", "widen_factor")] == [
+            facts["depth"],
+            facts["widen_factor"],
+        ]
+
+
+def test_every_dialect_whose_code_is_public_has_its_logits_here() -> None:
+    found = {json.loads(path.read_text())["dialect"] for path in OWN}
+    assert {row.name for row in DIALECTS} - found == {"usb-biased"}, "its code was never published"
+
+
+@pytest.mark.parametrize("path", [p for p in OWN if "refused" in p.read_text()], ids=lambda path: path.stem)
+def test_networks_that_no_option_makes_are_refused_by_name(path: Path, tmp_path: Path) -> None:
+    _, tensors = of_file(path)
+    with pytest.raises(ModelFileError, match="which is not read: "):
+        imported(saved(tmp_path, tensors), tmp_path / "ours.safetensors")
 
 
 def test_a_post_activation_network_under_meliketoys_names_is_refused_by_name(tmp_path: Path) -> None:

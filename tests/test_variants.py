@@ -30,8 +30,8 @@ def lively(model: nn.Module) -> nn.Module:
 
 def normed(block: nn.Module, name: str, x: Tensor, eps: float = 1e-5) -> Tensor:
     state = block.state_dict()
-    stats = [state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
-    return F.batch_norm(x, *stats, eps=eps)
+    mean, var, scale, shift = (state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+    return F.batch_norm(x, mean, var, scale, shift, eps=eps)
 
 
 def weight(block: nn.Module, name: str) -> Tensor:

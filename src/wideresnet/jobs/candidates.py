@@ -183,8 +183,8 @@ def best(candidates: Sequence[Candidate], checkpoint: Path) -> tuple[Candidate, 
     by_chance = 1 / num_classes
     if (first.accuracy or 0.0) < by_chance + _LEARNT * (1 - by_chance):
         raise UsageError(
-            f"{checkpoint}: no dialect gets these {num} pictures right. Are its classes in the data's order, and was it "
-            f"trained on such pictures?\n{told}"
+            f"{checkpoint}: no dialect gets these {num} pictures right. Are its classes in the data's order, and was "
+            f"it trained on such pictures?\n{told}"
         )
     for other in known[1:]:
         if not _may_be_as_good(other, first):
