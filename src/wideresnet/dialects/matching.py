@@ -55,10 +55,10 @@ class Fit:
 
 def input_for(dialect: Dialect, num_classes: int, in_channels: int = 3, data_set: str = "") -> Input | None:
     """The input of `data_set`; without one, that of CIFAR-100 for 100 classes, of CIFAR-10 for 10 (of MNIST in one
-    channel)."""
+    channel). None where the source has none for it."""
     inputs = dialect.inputs
     guess = data_set or ("mnist" if in_channels == 1 else {10: "cifar10", 100: "cifar100"}.get(num_classes, ""))
-    return inputs.get(guess, inputs.get("")) or (next(iter(inputs.values())) if len(inputs) == 1 else None)
+    return inputs.get(guess, inputs.get(""))
 
 
 def fits(tensors: Mapping[str, Tensor], set_aside: Sequence[str] = ()) -> tuple[list[Fit], list[Misfit]]:

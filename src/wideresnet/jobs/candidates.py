@@ -33,6 +33,7 @@ class Candidate:
     names: tuple[str, ...]
     fit: Fit
     input: Input | None
+    rank: int = 0  # in the table
     answers: Tensor | None = None
     labels: Tensor | None = None
 
@@ -85,8 +86,10 @@ def candidates_of(
         key = (fit.meaning[0], source)
         before = grouped.get(key)
         names = (*(before.names if before else ()), fit.dialect.name)
-        grouped[key] = replace(before, names=names) if before else Candidate(names, fit, source)
-    return list(grouped.values())
+        grouped[key] = replace(before, names=names) if before else Candidate(names, fit, source, len(grouped))
+    found_ones = list(grouped.values())
+    # A source that was never trained on so many classes is none, unless it is the only one or was named.
+    return [each for each in found_ones if each.input is not None] or found_ones
 
 
 def _input(fit: Fit, dataset: str) -> Input | None:
@@ -171,14 +174,14 @@ def best(candidates: Sequence[Candidate], checkpoint: Path) -> tuple[Candidate, 
     """The first of the measured ones, if it is right far more often than chance is, and more than the next; and what
     to note.
 
-    One that answers alike on 99 % of the pictures, and no worse, is as good as the first: the note names it. Raises
-    UsageError, with the figures, where the pictures do not decide.
+    Those that answer alike on 99 % of the pictures, and no worse, are as good: of them the first of the table is taken,
+    and the note names the others. Raises UsageError, with the figures, where the pictures do not decide.
     """
     told = "\n".join(f"  {line}" for line in described(candidates))
     known = [candidate for candidate in candidates if candidate.answers is not None]
     if not known:
         raise UsageError(f"{checkpoint}: no candidate's input is known; say --dataset, or --mean and --std\n{told}")
-    first, notes = known[0], list[str]()
+    first = known[0]
     num, num_classes = len(first.right), int(first.fit.architecture["num_classes"])
     by_chance = 1 / num_classes
     if (first.accuracy or 0.0) < by_chance + _LEARNT * (1 - by_chance):
@@ -186,18 +189,22 @@ def best(candidates: Sequence[Candidate], checkpoint: Path) -> tuple[Candidate, 
             f"{checkpoint}: no dialect gets these {num} pictures right. Are its classes in the data's order, and was "
             f"it trained on such pictures?\n{told}"
         )
+    alike = [first]
     for other in known[1:]:
         if not _may_be_as_good(other, first):
             continue
         assert first.answers is not None
-        alike = float(torch.eq(first.answers, other.answers).double().mean()) if other.answers is not None else 0.0
-        if alike < _ALIKE:
+        assert other.answers is not None
+        same = float(torch.eq(first.answers, other.answers).double().mean())
+        if same < _ALIKE:
             raise UsageError(
                 f"{checkpoint}: {num} pictures do not tell {first.names[0]} from {other.names[0]}; give more of them, "
                 f"or say which with --dialect NAME\n{told}"
             )
-        notes.append(f"{other.names[0]} answers alike on {100 * alike:.1f} % of the {num} pictures")
-    return first, notes
+        alike.append(other)
+    chosen = min(alike, key=lambda each: each.rank)
+    others = ", ".join(each.names[0] for each in alike if each is not chosen)
+    return chosen, [f"{others}: answers alike on 99 % of the {num} pictures or more"] if others else []
 
 
 def _may_be_as_good(other: Candidate, first: Candidate) -> bool:
