@@ -59,9 +59,10 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def of(dialect: Dialect | str, num_classes: int = 10, **changes: Any) -> dict[str, Tensor]:
-    """A state dict as this dialect's code would save it, of a WRN-10-2."""
+def of(dialect: Dialect | str, num_classes: int | None = None, **changes: Any) -> dict[str, Tensor]:
+    """A state dict as this dialect's code would save it, of a WRN-10-2; of 10 classes, if it had such data."""
     dialect = find_dialect(dialect) if isinstance(dialect, str) else dialect
+    num_classes = num_classes or (100 if list(dialect.inputs) == ["cifar100"] else 10)
     options: dict[str, Any] = {"depth": 10, "widen_factor": 2, **dialect.options, **changes}
     state = lively(wrn.WideResNetClassifier(num_classes, **options)).state_dict()
     return dialects.to_theirs(state, dialect.keys.theirs(state), hwio=dialect.keys.hwio)
@@ -184,7 +185,7 @@ def _sharing_keys() -> list[tuple[Dialect, Dialect]]:
         if not row.keys.spectral:
             fits, _ = dialects.fits(of(row))
             mine = next(fit for fit in fits if fit.dialect is row)
-            found += [(row, fit.dialect) for fit in fits if fit.meaning != mine.meaning]
+            found += [(row, fit.dialect) for fit in fits if fit.input is not None and fit.meaning != mine.meaning]
     return found
 
 
