@@ -185,7 +185,11 @@ def _sharing_keys() -> list[tuple[Dialect, Dialect]]:
         if not row.keys.spectral:
             fits, _ = dialects.fits(of(row))
             mine = next(fit for fit in fits if fit.dialect is row)
-            found += [(row, fit.dialect) for fit in fits if fit.input is not None and fit.meaning != mine.meaning]
+            found += [
+                (row, fit.dialect)
+                for fit in fits
+                if fit.meaning != mine.meaning and (fit.input is not None or not fit.dialect.inputs)
+            ]
     return found
 
 

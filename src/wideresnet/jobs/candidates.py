@@ -88,8 +88,8 @@ def candidates_of(
         names = (*(before.names if before else ()), fit.dialect.name)
         grouped[key] = replace(before, names=names) if before else Candidate(names, fit, source, len(grouped))
     found_ones = list(grouped.values())
-    # A source that was never trained on so many classes is none, unless it is the only one or was named.
-    return [each for each in found_ones if each.input is not None] or found_ones
+    # A source that normalises other data sets alone was not trained on so many classes; if it is the only one, it is.
+    return [each for each in found_ones if each.input is not None or not each.fit.dialect.inputs] or found_ones
 
 
 def _input(fit: Fit, dataset: str) -> Input | None:
