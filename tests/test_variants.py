@@ -1,6 +1,7 @@
 """The options that published networks need: each against its definition, and all of them together."""
 
 import copy
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -8,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_jobs import shapes
 from torch import Tensor, nn
 
+import wideresnet as wrn
 from wideresnet import model as network
+from wideresnet.dialects import find_dialect
 from wideresnet.model import WideResidualBlock, WideResNetBackbone, WideResNetClassifier, count_macs
 
 
@@ -254,3 +258,12 @@ def test_variants_are_exported_for_any_size_and_batch(options: Any) -> None:
     program = torch.export.export(model, (images(2, 3, 32, 32),), dynamic_shapes=(dims,)).module()
     x = images(3, 3, 21, 40)
     torch.testing.assert_close(program(x), model(x))
+
+
+@pytest.mark.parametrize("form", ["robustbench-dai2021pssilu", "kekmodel-fixmatch", "jem", "ddu-mod", "deepmind-swish"])
+def test_a_published_variant_trains_and_goes_on_like_any_other(form: str, tmp_path: Path) -> None:
+    shapes(tmp_path / "data", {"a": 20, "b": 20}, size=16)
+    done = wrn.train(tmp_path / "data", arch=f"wrn_10_1.{form}", epochs=2, out=tmp_path / "run", watch=wrn.Watch())
+    assert wrn.load(done.folder).card.architecture["shortcut"] == find_dialect(form).options["shortcut"]
+    fine = wrn.train(tmp_path / "data", from_model=done.folder, epochs=1, out=tmp_path / "fine", watch=wrn.Watch())
+    assert 0 <= fine.evaluation.accuracy <= 1

@@ -132,7 +132,12 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], entry: Mapping[str, Any]) -> None:
-    plain = {key: value.detach().to("cpu").contiguous() for key, value in tensors.items()}
+    plain, places = dict[str, Tensor](), set[int]()
+    for key, value in tensors.items():
+        own = value.detach().to("cpu").contiguous()
+        # safetensors refuses two names for one memory, as an activation that learns has in every block.
+        plain[key] = own.clone() if own.data_ptr() in places else own
+        places.add(own.data_ptr())
     # In its own order: rows of the metrics keep their columns' when a run goes on.
     text = json.dumps({**entry, "digest": _digest(plain, entry)}, ensure_ascii=False, allow_nan=False)
     files.write_whole(path, save(plain, metadata={_ENTRY: text}))
