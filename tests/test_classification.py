@@ -282,6 +282,6 @@ def test_weights_and_balance_find_more_of_a_rare_class(remedy: str) -> None:
             seed=0,
             save=lambda *_: None,
         )
-        answers = engines.choose(state.model, PREPROCESS, CPU).compute(judged.images).argmax(1)  # type: ignore[arg-type]
+        answers = engines.choose(state.model, PREPROCESS, CPU).compute(judged.images).argmax(1)
         recalls.append(float((answers[100:] == 1).float().mean()))
     assert recalls[1] > recalls[0] + 0.2, recalls

@@ -303,7 +303,7 @@ def test_a_cross_validation_of_few_labels_from_a_trained_model_is_repeated_by_it
     whole: tuple[Path, wrn.Run], tmp_path: Path
 ) -> None:
     data, run = whole
-    options: dict[str, Any] = {"labels": 10, "from_model": run.folds[0].folder, "watch": runtime.QUIET, "epochs": 1}
+    options: dict[str, Any] = {"labels": 10, "init": run.folds[0].folder, "watch": runtime.QUIET, "epochs": 1}
     few = wrn.train(data, folds=2, out=tmp_path / "few", **options)
     assert len(few.evaluation.labels) == 150, "all are judged"
     page = (few.folder / "report.html").read_text(encoding="utf-8")
@@ -316,8 +316,9 @@ def test_a_cross_validation_of_few_labels_from_a_trained_model_is_repeated_by_it
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    options: dict[str, Any] = dict.fromkeys(["arch", "recipe", "size", "mean", "std", "from_model", "labels"])
+    options: dict[str, Any] = dict.fromkeys(["arch", "recipe", "size", "mean", "std", "init", "labels"])
     options |= {"in_channels": 3, "fit": "crop", "seed": 0, "device": "cpu", "max_bad": 0, "folds": 3}
+    options |= {"pretrained": False, "freeze": ()}
     with pytest.raises(UsageError, match="--folds 3: trained by one process alone, and these are 2"):
         plan("digits", {}, reading=Reading(), watch=runtime.QUIET, world=World(0, 2), **options)
     monkeypatch.setenv("WORLD_SIZE", "2")

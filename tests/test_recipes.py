@@ -46,6 +46,7 @@ OFF = {  # what came after the paper
     "erasing": 0.0,
     "mixup": 0.0,
     "cutmix": 0.0,
+    "layer_decay": 1.0,
 }
 
 

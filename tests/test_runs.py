@@ -41,7 +41,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"recipe": change(RECIPES["fast"], {"schedule": "one-cycle", "lr": 1e-7, "warmup_epochs": 0.1 + 0.2})},
     {"fit": "pad", "in_channels": 1, "mean": (0.25,), "std": (0.1,), "max_bad": None, "seed": -5},
     {"mean": (0.1, 0.2, 0.3), "max_bad": 7, "data": "/odd [name] -x"},
-    {"recipe": RECIPES["finetune"], "from_model": "/runs/my model.safetensors", "from_digest": "d1"},
+    {"recipe": RECIPES["finetune"], "init": "/runs/my model.safetensors", "init_digest": "d1"},
     {"track": ("mlflow", "tensorboard"), "recipe": change(RECIPES["fast"], {"precision": "bf16", "compile": True})},
     {"recipe": change(RECIPES["fast"], {"accumulate": 4, "clip_norm": 0.5, "sam_rho": 0.05, "class_weights": True})},
     {"recipe": change(RECIPES["fast"], {"swa_epochs": 3, "balanced": True})},
@@ -56,10 +56,12 @@ VARIANTS: list[dict[str, Any]] = [
         )
     },
     {"recipe": change(RECIPES["fast"], {"jitter": (0.4, 0.4, 0.4, 0.1), "cutout": 8, "erasing": 0.25})},
+    {"recipe": change(RECIPES["finetune"], {"layer_decay": 0.8}), "freeze": ("stem", "stage1")},
+    {"arch": "timm:resnet18", "pretrained": True, "init_digest": "d2", "recipe": RECIPES["finetune"]},
     {"folds": 5},
     {"labels": 40, "reading": Reading(label_column="-a b", group_column="", download=True)},
 ]
-# Of the first seven, by the version before the fields that they have at their defaults.
+# Of the first eight, by the version before the fields that they have at their defaults.
 DIGESTS = [
     "a8739f2fb2b080c85420a391bdcd49ceb44398a6b5bc1a772137723ed39aceb6",
     "01e6701d3e1ae23d947884899724a0f0e3acfa87de43384559de6dc43289edfb",
@@ -68,6 +70,7 @@ DIGESTS = [
     "230343e8ee6f5f3eea978407ca43b81df55222e8fc27d4aec201b0cd5036bc73",
     "dc55a8d591be6910ebcd88f25f71f746c595f26d70b4676ac90979f7774d6c3c",
     "c0010d7691fbc966b980ee6183217c2662fe4f9d1c049bb12d67816723e24496",
+    "41547aba26853a03e5f2fc2b4954c0043f8fd373db97f210d147bb31ae710a92",
 ]
 
 
@@ -96,7 +99,8 @@ def test_the_command_line_reads_a_config_s_command_as_that_config(changes: dict[
     expected |= {"folds": config.folds} if config.folds else {}
     expected |= {name: getattr(config, name) for name in ("mean", "std") if getattr(config, name) is not None}
     expected |= {"track": config.track} if config.track else {}
-    expected |= {} if config.from_model is None else {"from_model": Path(config.from_model)}
+    expected |= {} if config.init is None else {"init": Path(config.init)}
+    expected |= {name: getattr(config, name) for name in ("pretrained", "freeze") if getattr(config, name)}
     assert got.pop("reading", Reading()) == config.reading
     assert got.pop("labels", None) == config.labels
     assert got == expected
@@ -109,8 +113,10 @@ def test_a_config_of_an_earlier_version_is_read_with_the_defaults_and_keeps_its_
     config = dataclasses.replace(CONFIG, **changes)
     runs.write_config(tmp_path, config)
     values = json.loads((tmp_path / "config.json").read_text())
-    for name in ("from_model", "from_digest", "track", "reading", "labels", "processes", "folds", "fold"):
+    for name in ("track", "reading", "labels", "processes", "folds", "fold", "pretrained", "freeze"):
         del values[name]
+    for name, old in {"init": "from_model", "init_digest": "from_digest"}.items():
+        values |= {old: values.pop(name)} if config.init else {}
     values["recipe"] = {name: value for name, value in values["recipe"].items() if name in runs._FIRST}
     assert len(values["recipe"]) == 19
     (tmp_path / "config.json").write_text(json.dumps(values))

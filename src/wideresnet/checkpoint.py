@@ -14,11 +14,10 @@ from typing import Any
 import safetensors
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
-from wideresnet import files
+from wideresnet import files, networks
 from wideresnet.errors import ModelFileError
-from wideresnet.model import WideResNetClassifier
 from wideresnet.preprocess import Preprocess
 
 FORMAT_VERSION = 1
@@ -50,7 +49,7 @@ class Card:
 class ModelFile:
     """A model as read: the network in eval mode on the CPU, its card, and tensors that we do not know but keep."""
 
-    model: WideResNetClassifier
+    model: nn.Module
     card: Card
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -75,7 +74,7 @@ def load_model(path: Path) -> ModelFile:
     tensors, entry = _read(path)
     card = _card(entry, path)
     try:
-        model = WideResNetClassifier(**card.architecture)
+        model = networks.from_card(card.architecture)
         model.load_state_dict({k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")})
     except (TypeError, ValueError, RuntimeError) as error:
         raise ModelFileError(f"{path}: a model file whose content does not fit together: {error}") from error

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wideresnet.data import Stream
-from wideresnet.model import WideResNetClassifier
 from wideresnet.preprocess import Preprocess
 
 AT_ONCE = 256  # pictures of up to 32×32; of larger ones as few as have no more pixels, which is what memory goes by
@@ -25,7 +24,7 @@ class Engine:
     compute: Callable[[Tensor | Stream], Tensor]
 
 
-def choose(model: WideResNetClassifier, preprocess: Preprocess, device: torch.device) -> Engine:
+def choose(model: nn.Module, preprocess: Preprocess, device: torch.device) -> Engine:
     """torch, on `device`: there is no other engine yet. `model` is put into eval mode and moved there."""
     model = to_device(model, device).eval()
 
@@ -35,9 +34,15 @@ def choose(model: WideResNetClassifier, preprocess: Preprocess, device: torch.de
             model(preprocess.normalise(part.to(device)).contiguous(memory_format=memory_format(device))).float().cpu()
             for part in images.split(_batch_size(images))
         ]
-        return torch.cat(parts) if parts else torch.empty(0, model.fc.out_features)
+        return torch.cat(parts) if parts else _answer_to_none(model, preprocess, device)
 
     return Engine("torch", f"torch {torch.__version__} on {device.type}", compute)
+
+
+def _answer_to_none(model: nn.Module, preprocess: Preprocess, device: torch.device) -> Tensor:
+    """float32 [0, num_classes]: how many classes there are is seen in an answer, and kept nowhere else."""
+    logits: Tensor = model(torch.zeros(1, preprocess.channels, preprocess.size, preprocess.size, device=device))
+    return logits[:0].float().cpu()
 
 
 def _batch_size(images: Tensor | Stream) -> int:
@@ -71,7 +76,7 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
-def to_device(model: WideResNetClassifier, device: torch.device) -> WideResNetClassifier:
+def to_device(model: nn.Module, device: torch.device) -> nn.Module:
     model.to(device)
     model.to(memory_format=memory_format(device))
     return model

@@ -24,6 +24,8 @@ _FROM_DATA = {"epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "mi
 # Fields of the recipe that the first version wrote, and so every digest counts.
 _FIRST = _FROM_DATA | {"name", "momentum", "nesterov", "decay_norm_and_bias", "schedule"}
 _FIRST |= {"gamma", "label_smoothing", "ema_decay", "dropout_p", "drop_last", "select"}
+# Fields that were called otherwise when the first digests that count them were made.
+_RENAMED = {"init": "from_model", "init_digest": "from_digest"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,11 +52,13 @@ class Config:
     labels: int | None = None  # pictures of each class that are trained on; None: all
     processes: int = 1
     machines: int = 1  # that these processes ran on
-    from_model: str | None = None  # the model file that training began with, and the SHA-256 of it
-    from_digest: str | None = None
+    init: str | None = None  # the model file that training began with
+    init_digest: str | None = None  # SHA-256 of that file, or of the one with the published weights
     track: tuple[str, ...] = ()  # where rows go besides metrics.csv
     folds: int = 0  # of a cross-validation; 0: none
     fold: int = 0  # from 1: the one held out in this run; 0: none, or the folder of all of them
+    pretrained: bool = False  # began with the weights that the network's library publishes
+    freeze: tuple[str, ...] = ()  # parts of the network that are not trained
 
     @property
     def every_fold(self) -> bool:
@@ -68,7 +72,7 @@ class Config:
         A later field counts only where it is not at its default: so a run of an earlier version keeps its digest.
         """
         new = {f.name for f in dataclasses.fields(self) if getattr(self, f.name) == f.default}
-        values = {name: value for name, value in self.to_dict().items() if name not in new}
+        values = {_RENAMED.get(name, name): value for name, value in self.to_dict().items() if name not in new}
         later = {f.name: f.default for f in dataclasses.fields(Recipe) if f.name not in _FIRST}
         values["recipe"] = {
             name: value
@@ -108,10 +112,12 @@ class Config:
         words += ["--fit", self.fit, "--in-channels", str(self.in_channels), "--seed", str(self.seed)]
         words += self.reading.words + ([] if self.labels is None else ["--labels", str(self.labels)])
         words += ["--device", self.device, "--max-bad", "all" if self.max_bad is None else str(self.max_bad)]
-        words += [] if self.from_model is None else ["--from", self.from_model]
+        words += [] if self.init is None else ["--init", self.init]
+        words += ["--pretrained"] if self.pretrained else []
+        words += ["--freeze", *self.freeze] if self.freeze else []
         words += ["--folds", str(self.folds)] if self.folds else []
         for name, values in {"mean": self.mean, "std": self.std}.items():
-            words += [f"--{name}", *map(str, values)] if values is not None and self.from_model is None else []
+            words += [f"--{name}", *map(str, values)] if values is not None and self.init_digest is None else []
         for tracker in self.track:
             words += ["--track", tracker]
         return shlex.join(words)
@@ -168,7 +174,10 @@ def read_config(folder: Path) -> Config:
 
 
 def config_from(values: object) -> Config:
-    """The reverse of `to_dict`, from JSON. Raises UsageError, naming the field, on anything else."""
+    """The reverse of `to_dict`, from JSON of any version. Raises UsageError, naming the field, on anything else."""
+    if isinstance(values, Mapping):
+        now = {old: name for name, old in _RENAMED.items()}
+        values = {now.get(name, name): value for name, value in values.items()}
     config: Config = kinds.fitted(values, Config, "")
     return config
 

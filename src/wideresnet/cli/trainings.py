@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ReadingOptions = Annotated[Reading, Parameter(name="*", group="Reading DATA")]
 AS_FOUND = Reading()
 
-_UNTOUCHED = {"in_channels": 3, "fit": "crop", "seed": 0, "device": "auto", "max_bad": 0, "download": False}
+_UNTOUCHED = {"fit": "crop", "pretrained": False, "seed": 0, "device": "auto", "max_bad": 0, "download": False}
 
 
 def demo(*, out: Path | None = None) -> None:
@@ -50,11 +50,13 @@ def train(
     arch: str | None = None,
     recipe: str | None = None,
     size: int | None = None,
-    in_channels: int = 3,
+    in_channels: int | None = None,
     fit: Literal["crop", "squash", "pad"] = "crop",
     mean: Annotated[tuple[float, ...] | None, Parameter(consume_multiple=True, negative=())] = None,
     std: Annotated[tuple[float, ...] | None, Parameter(consume_multiple=True, negative=())] = None,
-    from_model: Annotated[Path | None, Parameter(name="--from")] = None,
+    init: Annotated[Path | None, Parameter(name=["--init", "--from"])] = None,
+    pretrained: Annotated[bool, Parameter(negative=())] = False,
+    freeze: Annotated[tuple[str, ...] | None, Parameter(negative=())] = None,
     seed: int = 0,
     device: str = "auto",
     out: Path | None = None,
@@ -79,22 +81,27 @@ def train(
     resume
         Go on with this run or cross-validation, exactly at the step where it was stopped; nothing else is given then.
     arch
-        Network: wrn_DEPTH_WIDEN as in wrn_28_10, or wrn_28_10.paper; see `wrn models`.
+        Network: wrn_DEPTH_WIDEN as in wrn_28_10, or wrn_28_10.paper; see `wrn models`. Another family's, for large
+        photographs: torchvision:NAME or timm:NAME, as torchvision:wide_resnet50_2.
     recipe
         fast (ours, for a small budget), strong (three times as long, stronger augmentation), paper (200 epochs, the
-        original's) or finetune (with --from, and then the default).
+        original's) or finetune (with --init or --pretrained, and then the default).
     size
         Side in pixels that pictures are resized to.
     in_channels
-        3 for colour, 1 for grey.
+        3 for colour, 1 for grey; the model's own with --init, whose first layer is summed up or spread if it differs.
     fit
         How a picture becomes square: crop, squash or pad.
     mean
         Mean of each channel in [0, 1]; of the training pictures if not given.
     std
         Standard deviation of each channel in [0, 1]; likewise.
-    from_model
+    init
         Begin with the weights of this run folder or model file, instead of anew: network, mean and std are its own.
+    pretrained
+        Begin with the weights that torchvision or timm publishes for --arch; they are fetched with --download alone.
+    freeze
+        Parts that are not trained, BN statistics too: stem stage1 stage2 stage3 bn fc, or backbone for all but fc.
     seed
         All that is random follows from it.
     device
@@ -127,7 +134,9 @@ def train(
         "fit": fit,
         "mean": mean,
         "std": std,
-        "from_model": from_model,
+        "init": init,
+        "pretrained": pretrained,
+        "freeze": freeze,
         "seed": seed,
         "device": device,
         "out": out,

@@ -8,11 +8,10 @@ from typing import get_args
 import torch
 
 from wideresnet import data as data_room
-from wideresnet import engines, files, kinds, recipes, report, runtime
+from wideresnet import engines, files, kinds, networks, recipes, report, runtime
 from wideresnet.checkpoint import Card
 from wideresnet.data import Data, Pictures
 from wideresnet.data.listing import ALL, SPLITS
-from wideresnet.dialects import arch_name
 from wideresnet.errors import DataError, UsageError, nearest
 from wideresnet.evaluation import Evaluation
 from wideresnet.prediction import Predictor
@@ -98,11 +97,11 @@ def evaluate(
     if report_file is not None:
         with_tta = [] if tta == "none" else ["--tta", tta]
         subject = report.Subject(
-            title=f"{listing.name}: {arch_name(dict(card.architecture))}",
+            title=f"{listing.name}: {networks.arch_name(card.architecture)}",
             command=command or shlex.join(["wrn", "evaluate", str(model), str(data), *with_tta]),
             facts=[
                 ("Model", str(model)),
-                ("Network", arch_name(dict(card.architecture))),
+                ("Network", networks.arch_name(card.architecture)),
                 ("Data", listing.place),
                 ("Pictures", f"resized to {card.preprocess.size}×{card.preprocess.size}, {card.preprocess.fit}"),
                 ("Computed by", engine.reason),

@@ -6,21 +6,30 @@ from pathlib import Path
 
 import numpy as np
 
-from wideresnet import augment, checkpoint, classification, engines, files, metrics, recipes, report, runs, training
+from wideresnet import (
+    augment,
+    checkpoint,
+    classification,
+    engines,
+    files,
+    metrics,
+    networks,
+    recipes,
+    report,
+    runs,
+    training,
+)
 from wideresnet.checkpoint import Card
 from wideresnet.data import Pictures
 from wideresnet.errors import Diverged
 from wideresnet.evaluation import Evaluation
 from wideresnet.jobs.preparation import Prepared
-from wideresnet.model import WideResNetClassifier
 from wideresnet.report import Subject
 
 
 def card(prepared: Prepared, state: training.State) -> Card:
     """What a model file says of its model."""
     config = prepared.config
-    model = state.judged
-    assert isinstance(model, WideResNetClassifier)
     trained = {
         "data": Path(config.data).name,
         "fingerprint": config.fingerprint,
@@ -30,12 +39,15 @@ def card(prepared: Prepared, state: training.State) -> Card:
         "engine": config.engine,
         "versions": dict(config.versions),
     }
-    if config.from_model is not None:
-        trained |= {"from_model": Path(config.from_model).name, "from_digest": config.from_digest}
+    if config.init_digest is not None:
+        begun_with = f"{config.arch}'s published weights" if config.init is None else Path(config.init).name
+        trained |= {"init": begun_with, "init_digest": config.init_digest}
+    if config.freeze:
+        trained |= {"freeze": list(config.freeze)}
     if config.folds:
         trained |= {"folds": config.folds, "fold": config.fold}
     return Card(
-        architecture=model.architecture,
+        architecture=networks.architecture_of(state.judged),
         class_names=prepared.class_names,
         preprocess=prepared.preprocess,
         weights="raw" if state.average is None else "swa" if config.recipe.swa_epochs else "ema",
@@ -107,6 +119,7 @@ def _subject(prepared: Prepared, state: training.State, card: Card, evaluation: 
         ],
         facts=[
             ("Network", f"{config.arch}, {sum(p.numel() for p in state.model.parameters()):,} parameters"),
+            *([("Frozen", ", ".join(config.freeze))] if config.freeze else []),
             ("Pictures", f"resized to {config.size}×{config.size} pixels ({config.fit})"),
             ("Recipe", f"{recipe.name}: {schedule}"),
             ("Augmentation", augment.describe(recipe)),

@@ -9,6 +9,7 @@ from typing import Literal, Unpack
 from wideresnet import data as data_room
 from wideresnet import files, kinds, lr_range, processes, report, runs, runtime
 from wideresnet.errors import UsageError
+from wideresnet.jobs import transfer
 from wideresnet.jobs.planning import plan
 from wideresnet.jobs.preparation import fit_to_data, prepare
 from wideresnet.lr_range import LrRange
@@ -34,11 +35,14 @@ def find_lr(
     arch: str | None = None,
     recipe: str | None = None,
     size: int | None = None,
-    in_channels: int = 3,
+    in_channels: int | None = None,
     fit: Literal["crop", "squash", "pad"] = "crop",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    init: str | Path | None = None,
     from_model: str | Path | None = None,
+    pretrained: bool = False,
+    freeze: Sequence[str] = (),
     seed: int = 0,
     device: str = "auto",
     out: str | Path | None = None,
@@ -74,7 +78,9 @@ def find_lr(
         fit=fit,
         mean=mean,
         std=std,
-        from_model=from_model,
+        init=transfer.named_once(init, from_model),
+        pretrained=pretrained,
+        freeze=freeze,
         seed=seed,
         device=device,
         max_bad=max_bad,

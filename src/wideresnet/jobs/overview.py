@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from wideresnet import metrics, runs, runtime
+from wideresnet import metrics, networks, runs, runtime
 from wideresnet.checkpoint import load_model, read_card
-from wideresnet.dialects import ARCHITECTURES, DEFAULTS, DIALECTS, FORMS, arch_name, parse_arch
+from wideresnet.dialects import ARCHITECTURES, DEFAULTS, DIALECTS, FORMS, parse_arch
 from wideresnet.errors import ModelFileError, UsageError
 from wideresnet.model import WideResNetClassifier, count_macs
 
@@ -113,7 +113,7 @@ def describe_model(model: str | Path) -> dict[str, Any]:
     file = load_model(Path(model))
     card = file.card
     return {
-        "network": arch_name(dict(card.architecture)),
+        "network": networks.arch_name(card.architecture),
         "architecture": dict(card.architecture),
         "parameters": sum(p.numel() for p in file.model.parameters()),
         "weights": card.weights,

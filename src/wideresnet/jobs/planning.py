@@ -5,16 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+from torch import nn
 
 from wideresnet import data as data_room
-from wideresnet import recipes, runs, runtime
+from wideresnet import networks, recipes, runs, runtime
 from wideresnet.data import Data
-from wideresnet.dialects import parse_arch
 from wideresnet.errors import DataError, UsageError
 from wideresnet.jobs import transfer
 from wideresnet.jobs.transfer import Source
-from wideresnet.model import WideResNetClassifier, count_macs
 from wideresnet.processes import World
 from wideresnet.reading import Reading
 from wideresnet.recipes import Recipe, RecipeChanges
@@ -37,11 +35,13 @@ def plan(
     arch: str | None,
     recipe: str | None,
     size: int | None,
-    in_channels: int,
+    in_channels: int | None,
     fit: Literal["crop", "squash", "pad"],
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
-    from_model: str | Path | None,
+    init: str | Path | None,
+    pretrained: bool,
+    freeze: Sequence[str],
     seed: int,
     device: str,
     max_bad: int | None,
@@ -61,14 +61,15 @@ def plan(
         raise UsageError(f"--folds {folds}: expected at least 2; without it, one network is trained")
     if folds is not None and world.size > 1:
         raise UsageError(f"--folds {folds}: trained by one process alone, and these are {world.size}; start it by wrn")
-    recipe = recipe or ("fast" if from_model is None else "finetune")
-    if recipe == "finetune" and from_model is None:
-        raise UsageError("--recipe finetune goes on from a trained network; name it: --from MODEL")
+    begun = init is not None or pretrained
+    recipe = recipe or ("finetune" if begun else "fast")
+    if recipe == "finetune" and not begun:
+        raise UsageError("--recipe finetune goes on from a trained network; name it: --init MODEL")
     keeps_val = recipes.find(recipe).select == "best"
-    source = None if from_model is None else transfer.read_source(from_model)
+    source = transfer.find_source(init, arch, pretrained=pretrained, download=reading.download)
     if source is not None:
         transfer.check_options(source, arch=arch, in_channels=in_channels, mean=mean, std=std)
-        known = source.file.card.preprocess
+        known = source.preprocess(in_channels)
         arch, size, in_channels = source.arch, size or known.size, known.channels
         mean, std, fit = known.mean, known.std, known.fit if fit == "crop" else fit
     listing = data_room.read(data, reading, watch)
@@ -77,11 +78,21 @@ def plan(
     num_train = num_train if labels is None else min(num_train, labels * len(listing.class_names))
     side = data_room.shorter_side(listing.splits.values())
     default = recipes.defaults(num_train, side, torch_device.type)
-    arch, size = arch or default.arch, default.size if size is None else size
-    macs = _macs(arch, size)
+    arch, in_channels = arch or default.arch, 3 if in_channels is None else in_channels
+    network = _without_weights(arch, in_channels)
+    size = size or (default.size if networks.libraries.named(arch) is None else networks.libraries.default_size(arch))
+    macs, freeze = _macs(network, arch, in_channels, size), networks.parts_named(network, freeze)
     made = make_recipe(
-        recipe, changes, default=default, size=size, class_names=listing.class_names, num_train=num_train
+        recipe,
+        changes,
+        default=default,
+        size=size,
+        class_names=listing.class_names,
+        num_train=num_train,
+        stride=networks.stride(arch),
     )
+    if made.dropout_p and networks.libraries.named(arch) is not None:
+        raise UsageError(f"dropout_p={made.dropout_p}: is for our own blocks, {arch} has others; leave it out")
     if made.compile:
         runtime.check_compiler(torch_device)
 
@@ -100,14 +111,16 @@ def plan(
         max_bad=max_bad,
         engine="torch",
         fingerprint="",
-        versions=runtime.versions(),
+        versions=runtime.versions() | networks.libraries.versions(arch),
         reading=reading,
         labels=labels,
         processes=world.size,
         machines=world.machines,
-        from_model=None if source is None else source.place,
-        from_digest=None if source is None else source.digest,
+        init=None if source is None or pretrained else source.place,
+        init_digest=None if source is None else source.digest,
         folds=folds or 0,
+        pretrained=pretrained,
+        freeze=freeze,
     )
     return Plan(config, listing, source, side)
 
@@ -122,11 +135,20 @@ def _num_train(listing: Data, *, keeps_val: bool, folds: int | None) -> int:
     return counts.get("train", 0) or round(share * sum(counts.values())) or 1
 
 
-def _macs(arch: str, size: int) -> int:
-    """Multiply-accumulates for one picture; an impossible network is told here, before any picture is read."""
+def _without_weights(arch: str, in_channels: int) -> nn.Module:
+    """An impossible network is told here, before any picture is read."""
+    if in_channels not in (1, 3):
+        raise UsageError(f"in_channels={in_channels}: expected 3 (colour) or 1 (grey)")
     try:
-        with torch.device("meta"):
-            return count_macs(WideResNetClassifier(2, **parse_arch(arch)), size, size)
+        return networks.without_weights(arch, 2, in_channels=in_channels)
+    except ValueError as error:
+        raise UsageError(f"--arch {arch}: {error}") from error
+
+
+def _macs(network: nn.Module, arch: str, in_channels: int, size: int) -> int:
+    """Multiply-accumulates for one picture."""
+    try:
+        return networks.count_macs(network, in_channels, size)
     except ValueError as error:
         raise UsageError(f"--arch {arch}: {error}") from error
 
@@ -154,6 +176,7 @@ def make_recipe(
     size: int,
     class_names: Sequence[str],
     num_train: int,
+    stride: int = 4,
 ) -> Recipe:
     """The named recipe, what the data says of it, then what the user says."""
     base = recipes.find(name)
@@ -171,15 +194,15 @@ def make_recipe(
         wanted.setdefault("lr", base.lr * wanted["batch_size"] / base.batch_size)
     made = recipes.change(base, wanted)
     parts = f" in {made.accumulate} parts" if made.accumulate > 1 else ""
-    check_values_of_bn(made.batch_size // made.accumulate, size, f"batch_size={made.batch_size}{parts}")
+    check_values_of_bn(made.batch_size // made.accumulate, size, f"batch_size={made.batch_size}{parts}", stride)
     for field in ("crop_padding", "cutout"):
         if getattr(made, field) >= size:
             raise UsageError(f"{field}={getattr(made, field)}: must be below the size of the pictures, {size}")
     return made
 
 
-def check_values_of_bn(num: int, size: int, what: str) -> None:
+def check_values_of_bn(num: int, size: int, what: str, stride: int) -> None:
     """Raises UsageError where `num` pictures, the fewest that BN sees at once, have one value of each channel in the
-    last stage, which has no deviation. `what`: what the number comes from."""
-    if num * (-(-size // 4)) ** 2 < 2:
+    last stage, which has no deviation. `what`: what the number comes from; `stride`: `networks.stride`."""
+    if num * (-(-size // stride)) ** 2 < 2:
         raise UsageError(f"{what} at {size} pixels: BN needs more than one value of each channel")

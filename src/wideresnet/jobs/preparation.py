@@ -9,15 +9,13 @@ from typing import Any
 
 import torch
 
-from wideresnet import classification, engines, recipes, runs, runtime, training
+from wideresnet import classification, engines, networks, recipes, runs, runtime, training
 from wideresnet import data as data_room
 from wideresnet.data import Data, Pictures, Splits
-from wideresnet.dialects import parse_arch
 from wideresnet.errors import DataError, UsageError
 from wideresnet.jobs import transfer
 from wideresnet.jobs.planning import check_values_of_bn
 from wideresnet.jobs.transfer import Source
-from wideresnet.model import WideResNetClassifier
 from wideresnet.preprocess import Preprocess
 from wideresnet.processes import ALONE, World, synchronise_bn
 
@@ -62,16 +60,17 @@ class Prepared:
     def new_state(self) -> training.State:
         """The network as it is before the first step: a function of the seed."""
         torch.manual_seed(runtime.derive_seed(self.config.seed, "weights"))
-        options: dict[str, Any] = {
-            "dropout_p": self.config.recipe.dropout_p,
-            "in_channels": self.config.in_channels,
-        }
-        model = WideResNetClassifier(len(self.class_names), **parse_arch(self.config.arch), **options)
-        if self.config.recipe.sync_bn and self.world.size > 1:
+        config, recipe = self.config, self.config.recipe
+        model = networks.create(
+            config.arch, len(self.class_names), in_channels=config.in_channels, dropout_p=recipe.dropout_p
+        )
+        if recipe.sync_bn and self.world.size > 1:
             synchronise_bn(model)
         if self.source is not None:
             transfer.take_over(model, self.class_names, self.source)
-        return training.start(engines.to_device(model, self.device), self.config.recipe)
+        networks.freeze(model, config.freeze)
+        scales = networks.lr_scales(model, recipe.layer_decay)
+        return training.start(engines.to_device(model, self.device), recipe, scales)
 
     def batches(self) -> classification.Batches:
         config = self.config
@@ -153,7 +152,9 @@ def divided(config: runs.Config, data: Decoded, watch: runtime.Watch, *, world: 
     """The cheap half of `prepare`: what is trained on, chosen by and judged on; with its statistics."""
     splits, notes = split(config, data)
     if data.source is not None:
-        notes += transfer.notes(data.source, data.class_names, splits)
+        notes += transfer.notes(data.source, config, data.class_names, splits)
+    elif config.freeze:
+        notes.append(f"{', '.join(config.freeze)}: frozen as drawn, for nothing was learnt yet; --init MODEL has it")
     mean, std = splits.parts["train"].statistics()
     mean = config.mean or (data.given.mean if config.fit == "pad" else mean)
     return Prepared(
@@ -251,7 +252,8 @@ def fit_to_data(prepared: Prepared) -> Prepared:
             "processes; give fewer parts, or --drop-last"
         )
     fewest = max(1, smallest // recipe.accumulate)
-    check_values_of_bn(fewest, config.size, f"batch_size={batch_size}, a part of a batch being {fewest},")
+    what = f"batch_size={batch_size}, a part of a batch being {fewest},"
+    check_values_of_bn(fewest, config.size, what, networks.stride(config.arch))
     return dataclasses.replace(prepared, config=dataclasses.replace(config, recipe=recipe))
 
 

@@ -10,7 +10,19 @@ from typing import Any, Literal, Unpack
 import torch
 from torch import nn
 
-from wideresnet import augment, checkpoint, classification, hub, kinds, processes, recipes, runs, runtime, training
+from wideresnet import (
+    augment,
+    checkpoint,
+    classification,
+    hub,
+    kinds,
+    networks,
+    processes,
+    recipes,
+    runs,
+    runtime,
+    training,
+)
 from wideresnet import data as data_room
 from wideresnet.errors import (
     DataError,
@@ -58,11 +70,14 @@ def train(
     arch: str | None = None,
     recipe: str | None = None,
     size: int | None = None,
-    in_channels: int = 3,
+    in_channels: int | None = None,
     fit: Literal["crop", "squash", "pad"] = "crop",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    init: str | Path | None = None,
     from_model: str | Path | None = None,
+    pretrained: bool = False,
+    freeze: Sequence[str] = (),
     seed: int = 0,
     device: str = "auto",
     out: str | Path | None = None,
@@ -85,9 +100,12 @@ def train(
     size: pixels of the square that pictures are resized to. mean, std: per channel, in [0, 1] units. max_bad: how many
     unreadable pictures may be left out, None for any number. time_budget_s: as many epochs as fit. folds: train so many
     networks, each judged on the part of train and val that it alone never saw. recipe: "fast", or "finetune" where
-    `from_model` (--from: a run folder or model file) gives the weights to begin with; its network, mean and std are
-    kept, and its size if none is given. labels: train on so many pictures of each class, drawn by the seed. cache:
-    where decoded pictures are kept (`data.choose`), which changes no result. The columns and download: see `Reading`.
+    `init` (a run folder or model file; `from_model` until 0.2) or `pretrained` (the weights that torchvision or timm
+    publishes for `arch`) gives the weights to begin with; its network, mean and std are kept, and its size if none is
+    given. in_channels: 3, or `init`'s; of another number, see `transfer.with_channels`. freeze: parts of the network
+    that stay as they are ("stem", "stage1"…, "backbone"), BN statistics too. labels: train on so many pictures of each
+    class, drawn by the seed. cache: where decoded pictures are kept (`data.choose`), which changes no result. The
+    columns and download: see `Reading`, and `download` fetches published weights too.
     track: "tensorboard", "mlflow". `changes`: fields of the recipe. Raises DataError, UsageError (nothing is written),
     TrainingStopped or Interrupted (can be resumed).
 
@@ -121,7 +139,9 @@ def train(
             fit=fit,
             mean=mean,
             std=std,
-            from_model=from_model,
+            init=transfer.named_once(init, from_model),
+            pretrained=pretrained,
+            freeze=freeze,
             seed=seed,
             device=device,
             max_bad=max_bad,
@@ -203,7 +223,7 @@ def check_same(world: processes.World, config: runs.Config, pictures: Decoded) -
         )
     options = config.to_dict()
     options |= {**options.pop("recipe"), **options.pop("reading")}
-    for of_the_machine in ("data", "threads", "from_model", "fingerprint", "versions"):
+    for of_the_machine in ("data", "threads", "init", "fingerprint", "versions"):
         del options[of_the_machine]
     if found := world.differing(options):
         raise UsageError(f"the {world.size} processes have different options ({'; '.join(found)}); give all the same")
@@ -211,7 +231,7 @@ def check_same(world: processes.World, config: runs.Config, pictures: Decoded) -
 
 def check_versions(folder: Path, config: runs.Config) -> None:
     """Raises UsageError if what was begun in `folder` was begun under other versions than these."""
-    now = runtime.versions()
+    now = runtime.versions() | networks.libraries.versions(config.arch)
     then = config.versions
     if changed := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
         raise UsageError(
@@ -269,7 +289,8 @@ def _say_plan(prepared: Prepared, folder: Path, epoch_s: float, side: int) -> No
         say(f"note: {note}")
         runs.log(folder, f"note: {note}")
     recipe = config.recipe
-    what = [f"augmentation: {augment.describe(recipe)}", *recipes.extras(recipe)]
+    what = [f"frozen: {', '.join(config.freeze)}"] if config.freeze else []
+    what += [f"augmentation: {augment.describe(recipe)}", *recipes.extras(recipe)]
     say(
         f"{config.arch} at {config.size} pixels for {counts} pictures of {len(prepared.class_names)} classes "
         f"(about {side} pixels, {config.device}), {prepared.kept}; {prepared.splits.note}"

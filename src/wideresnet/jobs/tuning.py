@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from wideresnet import data as data_room
-from wideresnet import files, kinds, processes, recipes, report, runs, runtime, tuning
+from wideresnet import files, kinds, networks, processes, recipes, report, runs, runtime, tuning
 from wideresnet.errors import DataError, Interrupted, ModelFileError, TrainingStopped, UsageError
 from wideresnet.jobs import transfer
 from wideresnet.jobs.judging import duration
@@ -59,11 +59,14 @@ def tune(
     arch: str | None = None,
     recipe: str | None = None,
     size: int | None = None,
-    in_channels: int = 3,
+    in_channels: int | None = None,
     fit: Literal["crop", "squash", "pad"] = "crop",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    init: str | Path | None = None,
     from_model: str | Path | None = None,
+    pretrained: bool = False,
+    freeze: Sequence[str] = (),
     seed: int = 0,
     device: str = "auto",
     out: str | Path | None = None,
@@ -103,7 +106,9 @@ def tune(
         fit=fit,
         mean=mean,
         std=std,
-        from_model=from_model,
+        init=transfer.named_once(init, from_model),
+        pretrained=pretrained,
+        freeze=freeze,
         seed=seed,
         device=device,
         max_bad=max_bad,
@@ -121,6 +126,8 @@ def tune(
     )
     config, listing = planned.config, planned.listing
     tuning.check_fields(search, config.recipe)
+    if "dropout_p" in search and networks.libraries.named(config.arch) is not None:
+        raise UsageError(f"--search dropout_p: is for our own blocks, {config.arch} has others; leave it out")
     tuning.axes_for(search, config.recipe, config.size)
     prepared = fit_to_data(prepare(config, listing, watch, source=planned.source, cache=cache))
     if "val" not in prepared.splits.parts:

@@ -56,6 +56,7 @@ class Recipe:
     compile: bool = False  # the network through torch.compile while it trains
     class_weights: bool = False  # pictures weigh in the loss by 1 / the number of their class
     balanced: bool = False  # each epoch draws as many pictures of each class
+    layer_decay: float = 1.0  # the head learns at lr, each part before it at so much of the rate of the next
 
     def __post_init__(self) -> None:
         limits: dict[str, tuple[float, float]] = {  # inclusive
@@ -80,6 +81,7 @@ class Recipe:
             "sam_rho": (0, math.inf),
             "clip_norm": (0, math.inf),
             "accumulate": (1, self.batch_size),
+            "layer_decay": (0.01, 1),
         }
         half_open = {"momentum", "label_smoothing", "ema_decay", "dropout_p"}
         for field, (low, high) in limits.items():
@@ -212,6 +214,8 @@ class RecipeChanges(TypedDict, total=False):
         Weigh each picture in the loss by 1 / the number of its class, for classes of unequal numbers.
     balanced
         Draw as many pictures of each class in every epoch, those of rare classes repeatedly.
+    layer_decay
+        The head learns at lr, stage3 at this times that, stage2 at this times stage3's, and so on; 1 for one rate.
     """
 
     epochs: int | None
@@ -251,6 +255,7 @@ class RecipeChanges(TypedDict, total=False):
     compile: bool | None
     class_weights: bool | None
     balanced: bool | None
+    layer_decay: float | None
 
 
 def extras(recipe: Recipe) -> list[str]:
@@ -266,6 +271,7 @@ def extras(recipe: Recipe) -> list[str]:
         "compiled": recipe.compile,
         "classes weighed": recipe.class_weights,
         "classes balanced": recipe.balanced,
+        f"learning rates falling by {recipe.layer_decay:g} from part to part": recipe.layer_decay < 1,
         f"ends after {recipe.early_stopping} epochs without a better score": recipe.early_stopping,
     }
     return [text for text, there in said.items() if there]

@@ -51,7 +51,7 @@ _STRONG = dataclasses.replace(
     policy="trivial",
     cutmix=1.0,
 )
-# For a network that was trained before (--from): `fast` with a tenth of its learning rate, which lets it learn without
+# For a network that was trained before (--init): `fast` with a tenth of its learning rate, which lets it learn without
 # losing what it knows (Girshick et al. 2014, section 2.3), in a third of its epochs. The third is ours.
 _FINETUNE = dataclasses.replace(
     _FAST,

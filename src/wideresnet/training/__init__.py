@@ -3,7 +3,7 @@
 Read `fit` from top to bottom, then `update`, one step of it; there is nothing to subclass and nothing to hook. What
 varies is passed as a function: `batches(epoch, step)` gives an epoch's batches from a step on, which the loop never
 looks into (it may cut one: `len` and a slice), `loss(model, batch)` a `StepLoss`, `validate(model)` a row with a
-"score", the higher the better.
+"score", the higher the better. What is frozen the network says itself: parameters without `requires_grad`.
 """
 
 import copy
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,6 +22,29 @@ from wideresnet import runtime
 from wideresnet.errors import INTERRUPTED, TERMINATED, Diverged, Interrupted
 from wideresnet.processes import ALONE, World
 from wideresnet.recipes import Recipe, lr_at, momentum_begins_anew
+from wideresnet.training.averages import average_epochs, recompute_bn, update_average
+from wideresnet.training.modes import frozen_modules, to_train_mode
+
+__all__ = [
+    "Begun",
+    "Loss",
+    "State",
+    "StepLoss",
+    "compiled",
+    "fit",
+    "from_tensors",
+    "frozen_modules",
+    "gradients",
+    "in_parts",
+    "make_optimizer",
+    "recompute_bn",
+    "start",
+    "to_progress",
+    "to_tensors",
+    "to_train_mode",
+    "update",
+    "update_average",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +107,11 @@ class State:
         return f"after epoch {self.epoch}"
 
 
-def start(model: nn.Module, recipe: Recipe) -> State:
+def start(model: nn.Module, recipe: Recipe, lr_scales: Mapping[str, float] | None = None) -> State:
+    """`lr_scales`: parameter → what its learning rate is of the schedule's; 1 for those that are not named."""
     average = copy.deepcopy(model).eval().requires_grad_(False) if recipe.ema_decay else None
     scaler = torch.amp.GradScaler(_device(model).type, enabled=recipe.precision == "fp16")
-    return State(model, make_optimizer(model, recipe), average, scaler)
+    return State(model, make_optimizer(model, recipe, lr_scales or {}), average, scaler)
 
 
 def fit(
@@ -120,7 +145,7 @@ def fit(
             if momentum_begins_anew(recipe, epoch) and not begun.steps:
                 state.optimizer.state.clear()
             started = time.perf_counter() - begun.seconds
-            state.model.train()
+            to_train_mode(state.model, frozen_modules(state.model))
             for batch in batches(epoch, begun.steps):
                 lr = lr_at(recipe, step, steps_per_epoch)
                 step_seed = runtime.derive_seed(seed, "step", step, *([world.rank] if world.rank else []))
@@ -148,7 +173,7 @@ def fit(
             if (num_averaged := epoch - (recipe.epochs - recipe.swa_epochs)) > 0:
                 state.average = average_epochs(state.average, state.model, num_averaged)
                 torch.manual_seed(runtime.derive_seed(seed, "bn", epoch))
-                recompute_bn(state.average, batches(epoch, 0), loss)
+                recompute_bn(state.average, batches(epoch, 0), loss, frozen_modules(state.model))
             world.buffers_from_main(state.model, state.average)
             row: dict[str, Any] = {"epoch": epoch, "lr": lr_at(recipe, step - 1, steps_per_epoch)}
             row |= {f"train_{name}": total / begun.num_examples for name, total in begun.sums.items()}
@@ -197,7 +222,7 @@ def update(
     if recipe.clip_norm:
         nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
     for group in state.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]
     state.scaler.step(state.optimizer)  # fp16: left out where the scaled gradient is not finite, and scaled less then
     state.scaler.update()
     return result
@@ -292,56 +317,25 @@ def _interrupted(number: int, where: str) -> Interrupted:
     return Interrupted(f"stopped {where}", code)
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD with the recipe's momentum; BN's scales and shifts and biases decay only if the recipe says so."""
-    decayed, kept = list[nn.Parameter](), list[nn.Parameter]()
-    for parameter in model.parameters():
-        (decayed if parameter.dim() > 1 or recipe.decay_norm_and_bias else kept).append(parameter)
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+def make_optimizer(
+    model: nn.Module, recipe: Recipe, lr_scales: Mapping[str, float] = MappingProxyType({})
+) -> torch.optim.SGD:
+    """SGD with the recipe's momentum; BN's scales and shifts and biases decay only if the recipe says so.
+
+    What is frozen is left out; `lr_scales` as in `start`, each in groups of its own (`lr_scale`, the highest first).
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups = list[dict[str, Any]]()
+    for scale in sorted({lr_scales.get(name, 1.0) for name, _ in named}, reverse=True):
+        decayed, kept = list[nn.Parameter](), list[nn.Parameter]()
+        for name, parameter in named:
+            if lr_scales.get(name, 1.0) == scale:
+                (decayed if parameter.dim() > 1 or recipe.decay_norm_and_bias else kept).append(parameter)
+        groups.append({"params": decayed, "weight_decay": recipe.weight_decay, "lr_scale": scale})
+        groups.append({"params": kept, "weight_decay": 0.0, "lr_scale": scale})
     return torch.optim.SGD(
         [group for group in groups if group["params"]], lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
     )
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """average ← d·average + (1-d)·weights after update `step` (from 1); BN's buffers are copied, not averaged.
-
-    d = min(decay, (1 + step) / (10 + step)), so that the first weights are soon forgotten (TensorFlow's
-    ExponentialMovingAverage, `num_updates`).
-    """
-    d = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - d)
-    for ours, theirs in zip(average.buffers(), model.buffers(), strict=True):
-        ours.copy_(theirs)
-
-
-@torch.no_grad()
-def average_epochs(average: nn.Module | None, model: nn.Module, num: int) -> nn.Module:
-    """The mean of the weights after `num` epochs, of which `average` has all but the last: SWA's, each weighs the same.
-
-    Izmailov et al. 2018, algorithm 1. BN's statistics are still to be made: `recompute_bn`.
-    """
-    if average is None:
-        return copy.deepcopy(model).eval().requires_grad_(False)
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 / num)
-    return average
-
-
-@torch.no_grad()
-def recompute_bn(model: nn.Module, batches: Iterable[Any], loss: Loss) -> None:
-    """BN's statistics ← the mean over these batches of each one's, as torch.optim.swa_utils.update_bn has it."""
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # torch's sign for the plain mean
-    model.train()
-    for batch in batches:
-        loss(model, batch)
-    model.eval()
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
 
 
 def to_progress(state: State) -> dict[str, Any]:
