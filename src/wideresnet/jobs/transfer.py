@@ -1,6 +1,7 @@
 """A model file, or a library's published weights → what another training begins with: `--init`, `--pretrained`."""
 
 import dataclasses
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Source:
         own = self.file.card.preprocess
         if in_channels is None or in_channels == own.channels:
             return own
-        mean, std = (sum(values) / len(values) for values in (own.mean, own.std))
+        mean, std = statistics.mean(own.mean), statistics.mean(own.std)  # exact: of equal values the value
         return dataclasses.replace(own, mean=(mean,) * in_channels, std=(std,) * in_channels)
 
 
@@ -156,7 +157,7 @@ def with_channels(weight: Tensor, std: Sequence[float], channels: int) -> Tensor
         return weight
     if channels == 3:
         return weight * weight.new_tensor(LUMA)[:, None, None]
-    new = sum(std) / len(std)
+    new = statistics.mean(std)
     return (weight * weight.new_tensor([new / own for own in std])[:, None, None]).sum(1, keepdim=True)
 
 
