@@ -235,7 +235,7 @@ def stem_and_source(
     model = wrn.WideResNetClassifier(2, 10, 1, in_channels=channels).double()
     preprocess = wrn.Preprocess(size=6, mean=mean, std=std)
     card = Card(architecture=model.architecture, class_names=("a", "b"), preprocess=preprocess)
-    return model.backbone.stem[0].weight.detach(), transfer.Source("x", "", ModelFile(model, card))
+    return model.state_dict()["backbone.stem.0.weight"], transfer.Source("x", "", ModelFile(model, card))
 
 
 @pytest.mark.parametrize(("had", "asked"), [(3, 1), (1, 3)])

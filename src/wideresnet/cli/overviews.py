@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from wideresnet.cli.console import percent, print_json, print_table
+from wideresnet.cli.console import percent, print_json, print_table, say
 from wideresnet.errors import UsageError, nearest
 
 
@@ -69,6 +69,10 @@ def models(*, form: str = "", num_classes: int = 10, dialects: bool = False, jso
         "",
         columns,
         [[r["arch"], r["title"], f"{r['parameters']:,}", f"{r['macs'] / 1e6:,.1f} M", r["used_by"]] for r in rows],
+    )
+    say(
+        "wide_resnet50_2 and wide_resnet101_2 of torchvision and timm are another family (bottleneck, ImageNet); "
+        "to train them: wrn train DATA --arch torchvision:wide_resnet50_2 --pretrained, or timm:NAME"
     )
 
 

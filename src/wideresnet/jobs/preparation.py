@@ -130,6 +130,9 @@ def decoded(
     try:
         mean, std = config.mean or (0.0,) * channels, config.std or (1.0,) * channels
         given = Preprocess(size=config.size, mean=mean, std=std, fit=config.fit)
+        if source is not None:  # what its weights expect besides; no option says so
+            own = source.file.card.preprocess
+            given = dataclasses.replace(given, per_image=own.per_image, border=own.border)
     except ValueError as error:
         raise UsageError(str(error)) from error
 

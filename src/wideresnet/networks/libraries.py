@@ -2,6 +2,7 @@
 that the libraries publish. The network is touched with `download` alone."""
 
 import difflib
+import logging
 import pickle
 import re
 from collections.abc import Callable, Iterable
@@ -235,6 +236,7 @@ def _from_hugging_face(repository: str, what: str, download: bool) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tries for half a minute, and says each time
     for name in ("model.safetensors", "pytorch_model.bin"):
         try:
             return Path(hf_hub_download(repository, name, local_files_only=not download))
