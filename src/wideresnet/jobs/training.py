@@ -100,7 +100,7 @@ def train(
     size: pixels of the square that pictures are resized to. mean, std: per channel, in [0, 1] units. max_bad: how many
     unreadable pictures may be left out, None for any number. time_budget_s: as many epochs as fit. folds: train so many
     networks, each judged on the part of train and val that it alone never saw. recipe: "fast", or "finetune" where
-    `init` (a run folder or model file; `from_model` until 0.2) or `pretrained` (the weights that torchvision or timm
+    `init` (a run folder or model file; first called `from_model`) or `pretrained` (the weights that torchvision or timm
     publishes for `arch`) gives the weights to begin with; its network, mean and std are kept, and its size if none is
     given. in_channels: 3, or `init`'s; of another number, see `transfer.with_channels`. freeze: parts of the network
     that stay as they are ("stem", "stage1"…, "backbone"), BN statistics too. labels: train on so many pictures of each

@@ -43,7 +43,7 @@ class Source:
 
 
 def named_once(init: str | Path | None, from_model: str | Path | None) -> str | Path | None:
-    """`from_model` is what `init` was called until 0.2."""
+    """`from_model` is what `init` was first called, and is still taken."""
     if init is not None and from_model is not None:
         raise UsageError("init and from_model are two names of one option; give init")
     return from_model if init is None else init
