@@ -262,7 +262,7 @@ def test_runs_models_and_info_are_tables_and_json(place: Path) -> None:
         (["train", "--resume", "runs/digits-1", "--find-lr"], "--resume RUN stands alone"),
         (["train", "digits", "--find-lr", "--time-budget", "1s"], "leave --time-budget, --track and --folds out"),
         (["train", "digits", "--find-lr", "--lr", "0.1"], "leave --lr out"),
-        (["train", "digits", "--recipe", "finetune"], "name it: --from MODEL"),
+        (["train", "digits", "--recipe", "finetune"], "name it: --init MODEL"),
         (["train", "digits", "--from", "nowhere"], "nowhere: no such file"),
         (["train", "digits", "--from", "runs/digits-1", "--arch", "wrn_16_1"], "is a wrn_10_1; leave --arch out"),
         (["train", "digits", "--track", "wandb"], "--track wandb; expected one of tensorboard, mlflow"),
