@@ -125,7 +125,7 @@ def peer(checkout: Path, model: Path, data: Path) -> None:
     folder.mkdir(exist_ok=True)
     wrn.convert(model, "kekmodel-fixmatch", folder / "theirs.pth")
     state = torch.load(folder / "theirs.pth", weights_only=True)
-    shape = load_model(model).model.architecture
+    shape = load_model(model).card.architecture
     theirs = network.build_wideresnet(shape["depth"], shape["widen_factor"], 0, shape["num_classes"])
     theirs.load_state_dict(state)
     transform = transforms.Compose(
