@@ -24,7 +24,7 @@ import wideresnet as wrn
 from wideresnet import cli, jobs, networks, runs, runtime
 from wideresnet.checkpoint import load_model
 from wideresnet.dialects import FORMS
-from wideresnet.errors import Interrupted, ModelFileError
+from wideresnet.errors import Interrupted, ModelFileError, UsageError
 from wideresnet.model import count_macs
 from wideresnet.networks import libraries
 
@@ -58,6 +58,13 @@ def test_a_library_s_network_trains_answers_and_goes_on_through_the_same_engine(
     a, b = (load_file(tmp_path / folder / "checkpoint.safetensors") for folder in "rs")
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_library_s_model_has_no_dialect_to_be_written_in(photos: Path, tmp_path: Path) -> None:
+    run = wrn.train(photos, arch=SMALL[0], out=tmp_path / "r", **{**OPTIONS, "epochs": 1})
+    with pytest.raises(UsageError, match=r"torchvision:shufflenet_v2_x0_5, no Wide ResNet; its weights lie under"):
+        wrn.convert(run.folder, "trades", tmp_path / "o.pth")
+    assert not (tmp_path / "o.pth").exists()
 
 
 def test_the_weights_in_the_file_are_the_library_s_own_state_dict(photos: Path, tmp_path: Path) -> None:

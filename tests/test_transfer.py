@@ -179,6 +179,25 @@ def test_the_option_s_first_name_still_begins_with_a_model_and_its_runs_go_on(so
         assert all(torch.equal(files[0][key], other[key]) for key in other)
 
 
+def test_a_network_that_has_no_name_is_begun_with_too_and_the_run_s_command_repeats_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, names = wrn.WideResNetClassifier(10, 10, 1, stem="conv"), tuple("0123456789")
+    preprocess = wrn.Preprocess(size=8, mean=(0.5,) * 3, std=(0.5,) * 3, per_image=True)
+    card = Card(architecture=model.architecture, class_names=names, preprocess=preprocess)
+    save_model(tmp_path / "m.safetensors", model.state_dict(), card)
+    options: dict[str, Any] = {"labels": 10, "epochs": 2, "init": tmp_path / "m.safetensors", "dropout_p": 0.1}
+    with pytest.raises(Interrupted):
+        wrn.train("digits", out=tmp_path / "r", watch=runtime.Watch(progress=StopAfter(1)), **options)
+    run = wrn.resume(tmp_path / "r", watch=runtime.QUIET)
+    assert load_model(run.folder).card.architecture == {**model.architecture, "dropout_p": 0.1}
+    assert load_model(run.folder).card.preprocess.per_image
+    config = runs.read_config(run.folder)
+    assert config.arch == "wrn_10_1 with stem=conv"
+    assert cli.run([*shlex.split(config.command)[1:], "--out", str(tmp_path / "again")]) == 0
+    a, b = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("r", "again"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
 # Of other channels.
 
 unit = st.floats(0.05, 0.95)

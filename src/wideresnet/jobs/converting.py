@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wideresnet import dialects, files
+from wideresnet import dialects, files, networks
 from wideresnet.checkpoint import Card, load_model
 from wideresnet.dialects import Dialect
 from wideresnet.errors import ModelFileError, UsageError
@@ -41,6 +41,9 @@ def convert(model: str | Path, dialect: str, out: str | Path | None = None) -> C
         raise UsageError(f"{target}: exists; name the file to write with --out")
     files.check_replaceable(target, target.suffix.lower(), "--out")
     state, card = file.model.state_dict(), file.card
+    if "library" in card.architecture:
+        arch = networks.arch_name(card.architecture)
+        raise UsageError(f"{model}: {arch}, no Wide ResNet; its weights lie under that library's own keys already")
     if card.imported.get("dialect") == target_dialect.name:
         tensors, notes = _as_found(state, card, target_dialect, file.extra), list[str]()
     else:

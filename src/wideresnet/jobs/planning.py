@@ -79,7 +79,7 @@ def plan(
     side = data_room.shorter_side(listing.splits.values())
     default = recipes.defaults(num_train, side, torch_device.type)
     arch, in_channels = arch or default.arch, 3 if in_channels is None else in_channels
-    network = _without_weights(arch, in_channels)
+    network = _without_weights(arch if source is None else source.file.card.architecture, arch, in_channels)
     size = size or (default.size if networks.libraries.named(arch) is None else networks.libraries.default_size(arch))
     macs, freeze = _macs(network, arch, in_channels, size), networks.parts_named(network, freeze)
     made = make_recipe(
@@ -135,12 +135,12 @@ def _num_train(listing: Data, *, keeps_val: bool, folds: int | None) -> int:
     return counts.get("train", 0) or round(share * sum(counts.values())) or 1
 
 
-def _without_weights(arch: str, in_channels: int) -> nn.Module:
+def _without_weights(what: networks.Arch, arch: str, in_channels: int) -> nn.Module:
     """An impossible network is told here, before any picture is read."""
     if in_channels not in (1, 3):
         raise UsageError(f"in_channels={in_channels}: expected 3 (colour) or 1 (grey)")
     try:
-        return networks.without_weights(arch, 2, in_channels=in_channels)
+        return networks.without_weights(what, 2, in_channels=in_channels)
     except ValueError as error:
         raise UsageError(f"--arch {arch}: {error}") from error
 

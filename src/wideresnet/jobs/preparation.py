@@ -61,9 +61,8 @@ class Prepared:
         """The network as it is before the first step: a function of the seed."""
         torch.manual_seed(runtime.derive_seed(self.config.seed, "weights"))
         config, recipe = self.config, self.config.recipe
-        model = networks.create(
-            config.arch, len(self.class_names), in_channels=config.in_channels, dropout_p=recipe.dropout_p
-        )
+        arch = config.arch if self.source is None else self.source.file.card.architecture
+        model = networks.create(arch, len(self.class_names), in_channels=config.in_channels, dropout_p=recipe.dropout_p)
         if recipe.sync_bn and self.world.size > 1:
             synchronise_bn(model)
         if self.source is not None:

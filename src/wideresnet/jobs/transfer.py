@@ -107,7 +107,7 @@ def check_options(
         raise UsageError(f"in_channels={in_channels}: expected 3 (colour) or 1 (grey)")
     preprocess = source.preprocess(in_channels)
     try:
-        same = arch is None or networks.canonical(arch) == source.arch
+        same = arch is None or arch == source.arch or networks.canonical(arch) == source.arch
     except ValueError as error:
         raise UsageError(f"--arch {arch}: {error}") from error
     if not same:

@@ -18,6 +18,7 @@ from wideresnet.networks import libraries
 from wideresnet.networks.parts import class_layer, first_conv, freeze, lr_scales, parts, parts_named
 
 __all__ = [
+    "Arch",
     "arch_name",
     "architecture_of",
     "canonical",
@@ -36,9 +37,16 @@ __all__ = [
 ]
 
 
-def create(arch: str, num_classes: int, *, in_channels: int = 3, dropout_p: float = 0.0) -> nn.Module:
+Arch = str | Mapping[str, Any]
+"""A name, or what `architecture_of` tells of another network that this is to be like: not each has a name."""
+
+
+def create(arch: Arch, num_classes: int, *, in_channels: int = 3, dropout_p: float = 0.0) -> nn.Module:
     """The network, with weights that torch's global generator draws. Raises ValueError on a name that is none, and
     UsageError if its library is not installed."""
+    if isinstance(arch, Mapping):
+        own = {} if "library" in arch else {"dropout_p": dropout_p}
+        return from_card({**arch, **own, "num_classes": num_classes, "in_channels": in_channels})
     if (named := libraries.named(arch)) is None:
         options = dialects.parse_arch(arch)
         return WideResNetClassifier(num_classes, **options, in_channels=in_channels, dropout_p=dropout_p)
@@ -79,7 +87,7 @@ def stride(arch: str) -> int:
     return 4 if libraries.named(arch) is None else 32
 
 
-def without_weights(arch: str, num_classes: int, *, in_channels: int = 3) -> nn.Module:
+def without_weights(arch: Arch, num_classes: int, *, in_channels: int = 3) -> nn.Module:
     """The network on the meta device, to look at its parts and shapes. Raises as `create`."""
     try:
         with torch.device("meta"):
