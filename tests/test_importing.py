@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import wideresnet as wrn
-from wideresnet import dialects, jobs, runtime
+from wideresnet import dialects, jobs, networks, runtime
 from wideresnet.checkpoint import load_model
 from wideresnet.cli import run
 from wideresnet.dialects import DIALECTS, Dialect, find_dialect
@@ -249,7 +249,7 @@ def test_shape_is_read_off_the_tensors(tmp_path: Path) -> None:
 def test_stages_of_any_width_and_number_of_blocks_are_read_off_the_tensors(tmp_path: Path) -> None:
     uneven: dict[str, Any] = {"depth": 16, "num_blocks": (3, 1, 2), "widths": (40, 72, 56)}
     done = imported(saved(tmp_path, of("robustbench-huang2021", **uneven)), tmp_path / "ours.safetensors")
-    shape = load_model(done.path).card.architecture
+    shape = networks.architecture_of(load_model(done.path).model)
     assert {name: shape[name] for name in uneven} == uneven
 
 
