@@ -68,7 +68,7 @@ def train_as(name: str, data: Path, folder: Path) -> Path:
 
 def recount(model: Path, data: Path, *, per_image: bool) -> None:
     """BN's statistics over 2,000 training pictures: with the ports' momentum of 0.001 four epochs leave them half-way.
-    To standardise each image, as a source does, is no option of `wrn train`: it is so from here on, and trained further.
+    To standardise each image is no option of `wrn train`; it is so from here on, and trained further.
     """
     file = load_model(model)
     card = replace(file.card, preprocess=replace(file.card.preprocess, per_image=per_image))
