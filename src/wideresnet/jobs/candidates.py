@@ -204,7 +204,12 @@ def best(candidates: Sequence[Candidate], checkpoint: Path) -> tuple[Candidate, 
         alike.append(other)
     chosen = min(alike, key=lambda each: each.rank)
     others = ", ".join(each.names[0] for each in alike if each is not chosen)
-    return chosen, [f"{others}: answers alike on 99 % of the {num} pictures or more"] if others else []
+    notes = [f"{others}: answers alike on 99 % of the {num} pictures or more"] if others else []
+    if unmeasured := ", ".join(each.names[0] for each in candidates if each.answers is None):
+        notes.append(
+            f"{unmeasured}: not measured, for its input is not known; give --mean and --std to have it measured"
+        )
+    return chosen, notes
 
 
 def _may_be_as_good(other: Candidate, first: Candidate) -> bool:
