@@ -4,11 +4,10 @@ What the file is, its first bytes say, whatever its name. No pickle is opened un
 restricted loader, which builds tensors and plain values and runs no code of the file's.
 """
 
-import argparse
-import collections
 import io
 import pickle
 import re
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from wideresnet.dialects import pickles
 from wideresnet.errors import ModelFileError, missing_extra
 
 WRITTEN = (".pth", ".pt", ".safetensors", ".npz")
@@ -38,10 +38,6 @@ _REFUSED: tuple[tuple[bytes, str], ...] = (
 )
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.|\.index\.json$")
 _TENSORFLOW = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5}|pb|ckpt)$")
-# What a trusted pickle may hold besides tensors and plain values. Each only builds a value.
-_SAFE_CLASSES = (argparse.Namespace, collections.defaultdict, collections.OrderedDict, dict, list, set, tuple)
-
-_NEVER = ("builtins", "os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "runpy", "importlib", "pty")
 
 
 def read(path: Path, *, trust_pickle: bool = False) -> Any:
@@ -118,70 +114,43 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 def _npz(path: Path) -> dict[str, Tensor]:
     import numpy as np
 
-    with np.load(path, allow_pickle=False) as file:
-        return {key: torch.from_numpy(np.array(file[key])) for key in file.files}
+    found = dict[str, Tensor]()
+    with zipfile.ZipFile(path) as archive:  # before NumPy is asked: it opens a pickle for arrays of objects
+        for member in archive.namelist():
+            with archive.open(member) as file:
+                if b"'descr': '|O'" in file.read(_HEAD):
+                    raise ModelFileError(
+                        f"{path}: {member} is an array of Python objects, a pickle; save numbers alone"
+                    )
+    with np.load(path, allow_pickle=False) as arrays:
+        for key in arrays.files:
+            array = arrays[key]
+            if array.dtype.kind not in "fiub":
+                raise ModelFileError(f"{path}: {key} is of the type {array.dtype}; expected numbers")
+            found[key] = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+    return found
 
 
 def _pickle(path: Path, *, raw: bool) -> Any:
     try:
-        if raw:
-            with path.open("rb") as file:
-                return _arrays_as_tensors(_Restricted(file).load())
-        with torch.serialization.safe_globals([*_SAFE_CLASSES, *_numpy_classes()]):
-            return _arrays_as_tensors(torch.load(path, map_location="cpu", weights_only=True))
+        return pickles.read_raw(path) if raw else pickles.read_torch(path)
     except (pickle.UnpicklingError, AttributeError, ModuleNotFoundError) as error:
         raise ModelFileError(f"{path}: {_what_it_wants(str(error))}") from error
 
 
-def _arrays_as_tensors(tree: Any) -> Any:
-    import numpy as np
-
-    if isinstance(tree, Mapping):
-        return {key: _arrays_as_tensors(value) for key, value in tree.items()}
-    return torch.from_numpy(tree.copy()) if isinstance(tree, np.ndarray) and tree.dtype.kind in "fiub" else tree
-
-
 def _what_it_wants(message: str) -> str:
-    found = re.search(r"GLOBAL ([\w.]+)|[Ff]orbidden: ([\w.]+)", message)
+    found = re.search(r"GLOBAL ([\w.]+)|forbidden: ([\w.]+)", message)
     if found is None:
         return f"a pickle that cannot be read without running code ({_first_line(message)})"
     module, _, kind = (found[1] or found[2]).rpartition(".")
-    name = f"{module or 'builtins'}.{kind}"
-    if not module or module.partition(".")[0] in _NEVER:
-        return f"a pickle that wants {name}, code of its author's, which is not run. No checkpoint needs it: leave it"
+    wants = f"a pickle that wants {module or 'builtins'}.{kind}, code which is not run"
+    # A recipe for running it is given for a project's own class alone; what the standard library has is no network.
+    if not module or module.partition(".")[0] in {*sys.stdlib_module_names, "torch", "numpy", "posix", "nt"}:
+        return f"{wants}: no weights need it; leave this file"
     return (
-        f"a pickle that wants {name}, code of its author's, which is not run. Where that code is at hand: "
-        f"python -c \"from {module} import {kind}; import torch; m = torch.load('FILE', weights_only=False); "
-        "torch.save(getattr(m, 'state_dict', lambda: m)(), 'weights.pth')\""
+        f'{wants}. If you trust its author, where {module} is at hand: python -c "import torch; '
+        "m = torch.load('FILE', weights_only=False); torch.save(getattr(m, 'state_dict', lambda: m)(), 'weights.pth')\""
     )
-
-
-class _Restricted(pickle.Unpickler):
-    """For what pickle.dump wrote: arrays, tensors and plain values; every other class is refused by name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = {(each.__module__, each.__name__): each for each in (*_SAFE_CLASSES, *_numpy_classes())}
-        known[("_codecs", "encode")] = __import__("codecs").encode
-        if (module, name) == ("torch.storage", "_load_from_bytes"):
-            return lambda data: torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_parameter"):
-            return getattr(torch._utils, name)
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray", "numpy", "numpy.core.numeric"):
-            module = "numpy._core.multiarray" if name in ("_reconstruct", "scalar") else module
-        if module == "builtins" and name in ("dict", "list", "set", "tuple", "int", "float", "str", "bool"):
-            return {"int": int, "float": float, "str": str, "bool": bool}.get(name) or known[("builtins", name)]
-        for (_, known_name), each in known.items():
-            if known_name == name and (module.startswith("numpy") or (module, name) in known):
-                return each
-        raise pickle.UnpicklingError(f"forbidden: {module}.{name}")
-
-
-def _numpy_classes() -> tuple[Any, ...]:
-    import numpy as np
-    from numpy._core import multiarray
-
-    kinds = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "bool")]
-    return (multiarray.scalar, multiarray._reconstruct, np.ndarray, np.dtype, *kinds)
 
 
 def _keras(path: Path) -> dict[str, Tensor]:
@@ -225,8 +194,9 @@ def _keras(path: Path) -> dict[str, Tensor]:
         names = [name for name in layers if re.sub(r"_\d+$", "", name) == kind and layers[name]]
         for number, name in enumerate(sorted(names, key=lambda name: int((re.search(r"_(\d+)$", name) or [0, 0])[1]))):
             numbered = f"{kind}_{number}" if number else kind
-            found |= {f"{numbered}/{leaf}": value for leaf, value in layers[name].items()}
-    return found
+            found |= {f"{numbered}/{leaf}": value for leaf, value in layers.pop(name).items()}
+    # Layers of no kind that a Wide ResNet has: named, so that no rule takes the file for one.
+    return found | {f"{name}/{leaf}": value for name, parts in layers.items() for leaf, value in parts.items()}
 
 
 def _first_line(error: object) -> str:
