@@ -16,6 +16,7 @@ from test_jobs import QUICK, StopAfter
 import wideresnet as wrn
 from wideresnet import files, hub, runtime
 from wideresnet.errors import Interrupted, UsageError
+from wideresnet.hub import trackers
 
 ROWS = [{"epoch": n, "lr": 0.1 / n, "train_loss": 2.0 - n / 10} for n in (1, 2, 3)]
 Scalars = dict[str, list[tuple[int, float]]]  # column → (epoch, value) in order
@@ -113,7 +114,7 @@ def test_a_tracker_that_hangs_neither_holds_a_row_up_nor_the_end(
         raise OSError("too late")
 
     monkeypatch.setitem(hub.TRACKERS, "mlflow", dataclasses.replace(hub.TRACKERS["mlflow"], open=hangs))
-    monkeypatch.setattr(hub, "WAIT_S", 0.05)
+    monkeypatch.setattr(trackers, "WAIT_S", 0.05)
     said = list[str]()
     with hub.tracking(["mlflow"], tmp_path, {}, said.append) as track:
         track(ROWS[0])

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from wideresnet.arrival import call_when_imported
+
 if TYPE_CHECKING:
     from wideresnet.dialects import create_model, list_models
     from wideresnet.errors import (
@@ -111,3 +113,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+call_when_imported("timm", "wideresnet.hub.timm_models:register")

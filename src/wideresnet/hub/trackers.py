@@ -1,4 +1,4 @@
-"""The doors to others. So far the trackers: the rows of a training → TensorBoard, MLflow, besides metrics.csv.
+"""The rows of a training → trackers: TensorBoard, MLflow, besides metrics.csv.
 
 A tracker never stops or slows a training: a thread of its own hands the rows over, and what fails is said once.
 """
