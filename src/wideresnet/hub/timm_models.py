@@ -321,12 +321,10 @@ def _out_channels(stage: nn.Sequential) -> int:
 
 @contextlib.contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """While open, BN in training counts no batch: what is computed again must not count twice."""
-    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.track_running_stats = False
+    """On leaving, BN's statistics are what they were: a batch that is computed again must not count twice."""
+    before = [(buffer, buffer.clone()) for buffer in block.buffers()]
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for buffer, value in before:
+            buffer.copy_(value)
