@@ -38,7 +38,7 @@ ROOMS: dict[str, set[str]] = {  # in order, front to back; the packages that eac
     "prediction": {"torch", "numpy", "PIL"},
     "evaluation": {"numpy"},
     "report": {"matplotlib", "jinja2", "PIL", "numpy"},
-    "hub": {"torch"},
+    "hub": {"torch", "huggingface_hub"},
     "tuning": set(),
     "jobs": {"torch", "numpy", "PIL"},
     "cli": {"cyclopts", "rich"},

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
         evaluate,
         find_lr,
         import_checkpoint,
+        load,
+        push_to_hub,
         resume,
         resume_tune,
         train,
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     )
     from wideresnet.model import WideResidualBlock, WideResNetBackbone, WideResNetClassifier, make_wide_layer
     from wideresnet.prediction import Prediction, Predictor
-    from wideresnet.prediction import Predictor as load  # noqa: N813 - read as a verb: wrn.load(path)
     from wideresnet.preprocess import Preprocess
     from wideresnet.runtime import Watch
 
@@ -61,8 +62,9 @@ _PUBLIC = {  # name → (room, its name there)
     "find_lr": ("jobs", "find_lr"),
     "import_checkpoint": ("jobs", "import_checkpoint"),
     "list_models": ("dialects", "list_models"),
-    "load": ("prediction", "Predictor"),
+    "load": ("jobs", "load"),
     "make_wide_layer": ("model", "make_wide_layer"),
+    "push_to_hub": ("jobs", "push_to_hub"),
     "resume": ("jobs", "resume"),
     "resume_tune": ("jobs", "resume_tune"),
     "train": ("jobs", "train"),
@@ -96,6 +98,7 @@ __all__ = [
     "list_models",
     "load",
     "make_wide_layer",
+    "push_to_hub",
     "resume",
     "resume_tune",
     "train",

@@ -19,7 +19,7 @@ class Reading:
     group_column
         Column with the patient, the scene…: pictures of one group never fall into two parts that we make.
     download
-        Fetch DATA that is a name, where it is not in the cache yet.
+        Fetch DATA that is a name, and MODEL that is hf:OWNER/NAME, where it is not in the cache yet.
     """
 
     image_column: str | None = None

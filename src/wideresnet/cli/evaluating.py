@@ -33,7 +33,7 @@ def evaluate(
     Parameters
     ----------
     model
-        A run folder or a model file.
+        A run folder, a model file, or hf:OWNER/NAME of Hugging Face (with --download).
     data
         As in `wrn train`. Its test part is taken, else val, else all of it; on the data of training, the part held out.
     split

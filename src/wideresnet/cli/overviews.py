@@ -93,19 +93,21 @@ def _line(value: object) -> str:
     return str(value)
 
 
-def info(model: Path | None = None, /, *, json: bool = False) -> None:
+def info(model: Path | None = None, /, *, json: bool = False, download: bool = False) -> None:
     """What a model file is; without one, what this machine offers.
 
     Parameters
     ----------
     model
-        A run folder or a model file.
+        A run folder, a model file, or hf:OWNER/NAME of Hugging Face.
     json
         Print JSON instead of a table.
+    download
+        Fetch MODEL that is hf:OWNER/NAME.
     """
     from wideresnet import jobs
 
-    facts = jobs.describe_machine() if model is None else jobs.describe_model(model)
+    facts = jobs.describe_machine() if model is None else jobs.describe_model(model, download=download)
     if json:
         print_json(facts)
         return

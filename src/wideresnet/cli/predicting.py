@@ -20,19 +20,22 @@ def predict(
     *sources: Annotated[str, Parameter(allow_leading_hyphen=True)],
     format: Literal["table", "csv", "jsonl"] = "table",  # noqa: A002 - the option's own name
     device: str = "auto",
+    download: bool = False,
 ) -> int:
     """Say what each picture is. Exit code 1 if some could not be read: each is a row with its reason.
 
     Parameters
     ----------
     model
-        A run folder or a model file.
+        A run folder, a model file, or hf:OWNER/NAME of Hugging Face.
     sources
         Files, folders (all pictures below), globs; - reads a list of files from standard input, one a line.
     format
         table for a person, csv or jsonl for a program; jsonl has the probability of every class.
     device
         auto, cpu, cuda or mps.
+    download
+        Fetch MODEL that is hf:OWNER/NAME.
     """
     from wideresnet import jobs
 
@@ -43,7 +46,8 @@ def predict(
     failed = 0
     with watching() as watch:
         writer = _Writer(format)
-        for answer in jobs.predict(model, [s for s in sources if s != "-"], files=listed, device=device, watch=watch):
+        named = [source for source in sources if source != "-"]
+        for answer in jobs.predict(model, named, files=listed, device=device, download=download, watch=watch):
             writer.write(answer)
             failed += answer.prediction is None
     if failed:

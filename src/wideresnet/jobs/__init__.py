@@ -8,6 +8,7 @@ from wideresnet.jobs.importing import DATA_SETS, Imported, import_checkpoint
 from wideresnet.jobs.lr_range import LrSearch, find_lr
 from wideresnet.jobs.overview import describe_machine, describe_model, list_dialects, list_models, list_runs
 from wideresnet.jobs.prediction import listed, predict
+from wideresnet.jobs.sharing import load, push_to_hub
 from wideresnet.jobs.training import Run, resume, train
 from wideresnet.jobs.tuning import Tune, resume_tune, tune
 
@@ -31,7 +32,9 @@ __all__ = [
     "list_models",
     "list_runs",
     "listed",
+    "load",
     "predict",
+    "push_to_hub",
     "resume",
     "resume_tune",
     "train",

@@ -14,7 +14,7 @@ from wideresnet.data import Data, Pictures
 from wideresnet.data.listing import ALL, SPLITS
 from wideresnet.errors import DataError, UsageError, nearest
 from wideresnet.evaluation import Evaluation
-from wideresnet.prediction import Predictor
+from wideresnet.jobs.sharing import load
 from wideresnet.reading import Reading
 
 
@@ -43,8 +43,9 @@ def evaluate(
     Where the data has no parts and is what the model was trained on, the parts are those of training, so that no
     picture the model has seen is counted. Classes are matched by name. `tta="flip"` averages the answers to each
     picture and its mirror image, and is named beside every figure. cache: as in `train`; no figure changes with
-    it. The columns and download: see `Reading`. Writes an HTML report if `report_file` is given. Raises ModelFileError,
-    UsageError, DataError (a class that the model does not know, unreadable pictures).
+    it. The columns: see `Reading`; download holds for data and for a model of the hub, see `load`. Writes an HTML report
+    if `report_file` is given. Raises ModelFileError, UsageError, DataError (a class that the model does not know,
+    unreadable pictures).
     """
     if report_file is not None:
         if not Path(report_file).absolute().parent.is_dir():
@@ -52,7 +53,7 @@ def evaluate(
         files.check_replaceable(Path(report_file), ".html", "--report")
     if tta not in (known := get_args(engines.TTA)):
         raise UsageError(f"--tta {tta}{nearest(tta, known)}")
-    predictor = Predictor(model, device)
+    predictor = load(model, device, download=download)
     card = predictor.card
     reading = Reading(
         image_column=image_column,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from wideresnet import metrics, networks, runs, runtime
+from wideresnet import hub, metrics, networks, runs, runtime
 from wideresnet.checkpoint import load_model, read_card
 from wideresnet.dialects import ARCHITECTURES, DEFAULTS, DIALECTS, FORMS, parse_arch
 from wideresnet.errors import ModelFileError, UsageError
@@ -108,9 +108,9 @@ def _progress_of_folds(run: Path, config: runs.Config) -> dict[str, Any]:
     return progress
 
 
-def describe_model(model: str | Path) -> dict[str, Any]:
-    """What a model file says of itself, as `wrn info MODEL` shows it."""
-    file = load_model(Path(model))
+def describe_model(model: str | Path, *, download: bool = False) -> dict[str, Any]:
+    """What a model file says of itself, as `wrn info MODEL` shows it. `model` and download: as `load`'s."""
+    file = load_model(hub.model_file(model, download=download))
     card = file.card
     return {
         "network": networks.arch_name(card.architecture),

@@ -14,6 +14,7 @@ from wideresnet import runtime
 from wideresnet.data.folders import pictures_below
 from wideresnet.errors import ImageError, UsageError
 from wideresnet.images import decode
+from wideresnet.jobs.sharing import load
 from wideresnet.prediction import Prediction, Predictor
 
 _CHUNK = 64  # pictures decoded and computed at once: memory stays flat however many there are
@@ -34,14 +35,16 @@ def predict(
     *,
     files: Sequence[str | Path] = (),
     device: str = "auto",
+    download: bool = False,
     watch: runtime.Watch = runtime.QUIET,
 ) -> Iterator[Answer]:
     """Answers for each picture of `sources` (files, folders with all pictures below, globs) and of `files`, which are
-    taken by the letter. In order, lazily; what is not there is an answer with its reason.
+    taken by the letter. In order, lazily; what is not there is an answer with its reason. `model` and download: as
+    `load`'s.
 
     Raises ModelFileError, and UsageError if no picture is named at all, before the first answer.
     """
-    predictor = Predictor(model, device)
+    predictor = load(model, device, download=download)
     paths = [*expand(sources), *map(Path, files)]
     if not paths:
         raise UsageError("no picture named; give files, folders or globs, or - for a list on standard input")
