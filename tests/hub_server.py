@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
+from huggingface_hub import ModelCard
 
 TOKEN = "hf_of_someone"
 
@@ -70,11 +70,13 @@ class HubServer:
         self.server.shutdown()
         self.server.server_close()
 
-    def answer(self, method: str, path: str, body: bytes, allowed: bool) -> tuple[int, dict[str, str], bytes]:
+    def answer(  # noqa: PLR0911 - a route a return
+        self, method: str, path: str, body: bytes, allowed: bool
+    ) -> tuple[int, dict[str, str], bytes]:
         words = path.strip("/").split("/")
         if path == "/api/validate-yaml":  # of a README
-            front = yaml.safe_load(json.loads(body)["content"].split("---")[1])
-            errors = [] if isinstance(front, dict) else [{"message": "no front matter"}]
+            front: Any = ModelCard(json.loads(body)["content"]).data
+            errors = [] if front.to_dict() else [{"message": "no front matter"}]
             return 200, {}, as_json({"errors": errors, "warnings": []})
         if method == "POST" and not allowed:
             return failed(401, "", "Invalid username or password.")

@@ -11,7 +11,7 @@ from typing import Any
 from wideresnet.checkpoint import ModelFile, read_card
 from wideresnet.dialects import arch_name
 from wideresnet.errors import ModelFileError, UsageError, missing_extra
-from wideresnet.model import count_macs
+from wideresnet.model import WideResNetClassifier, count_macs
 
 PREFIX = "hf:"
 FILE = "model.safetensors"  # the repository's; with it nothing but README.md
@@ -144,9 +144,10 @@ def readme(file: ModelFile, repository: str) -> str:
     names = [_plain(name) for name in card.class_names]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     fit = {"crop": "their centre", "squash": "both sides made equal", "pad": "padded to a square"}[card.preprocess.fit]
+    macs = f", {count_macs(model, size, size) / 1e6:,.0f} M MACs" if isinstance(model, WideResNetClassifier) else ""
     own = ", then each by its own mean and std" if card.preprocess.per_image else ""
     rows = {
-        "network": f"`{network}`, {parameters:,} parameters, {count_macs(model, size, size) / 1e6:,.0f} M MACs",
+        "network": f"`{network}`, {parameters:,} parameters{macs}",
         "classes": f"{len(names)}: {', '.join(names[:_SHOWN])}{more}",
         "pictures": f"resized to {size}×{size}, {fit}; {'colour' if channels == 3 else 'grey'}",
         "mean and std": f"{_numbers(card.preprocess.mean)} and {_numbers(card.preprocess.std)} of [0, 1]{own}",

@@ -43,7 +43,7 @@ def evaluate(
     Where the data has no parts and is what the model was trained on, the parts are those of training, so that no
     picture the model has seen is counted. Classes are matched by name. `tta="flip"` averages the answers to each
     picture and its mirror image, and is named beside every figure. cache: as in `train`; no figure changes with
-    it. The columns: see `Reading`; download holds for data and for a model of the hub, see `load`. Writes an HTML report
+    it. The columns: see `Reading`; download is for data and for a model of the hub, see `load`. Writes an HTML report
     if `report_file` is given. Raises ModelFileError, UsageError, DataError (a class that the model does not know,
     unreadable pictures).
     """
