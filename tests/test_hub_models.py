@@ -1,5 +1,6 @@
 """Models on Hugging Face's hub: real HTTP from a server on loopback, fresh processes, nothing fetched unasked."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -117,12 +118,16 @@ def test_the_commands_take_a_model_of_the_hub(server: HubServer, model: Path, tm
     code = """
 from wideresnet import cli
 for words in ("info hf:someone/flowers", "info hf:someone/flowers --download --json", "info hf:someone/flowers",
-              "predict hf:someone/flowers photos/d?e/0.png --format csv", "evaluate hf:someone/flowers photos --json"):
+              "predict hf:someone/flowers photos/d?e/0.png --format csv",
+              "convert hf:someone/flowers --dialect trades", "evaluate hf:someone/flowers photos --json"):
     print("exit code", cli.run(words.split()))
 """
     lines = fresh(server, tmp_path, code)
-    assert [line for line in lines if line.startswith("exit code")] == [f"exit code {code}" for code in (2, 0, 0, 0, 0)]
+    assert [line for line in lines if line.startswith("exit code")] == [
+        f"exit code {code}" for code in (2, 0, 0, 0, 0, 0)
+    ]
     assert '"network": "wrn_10_1.paper",' in "".join(lines).replace("  ", "")
+    assert (tmp_path / "flowers-trades.pth").exists()
     label = wrn.load(model)(PICTURE).label
     assert any(line.startswith(f"photos/d e/0.png,{label},") for line in lines)
 
@@ -239,6 +244,15 @@ def test_the_readme_says_what_the_model_is_with_the_split_of_every_figure(model:
     assert "| loss on test | 0.5000 |" in text
     assert "| mean and std | 0.5 0.4 0.3 and 0.25 0.25 0.25 of [0, 1] |" in text
     assert 'wrn.load("hf:someone/flowers", download=True)' in text
+
+
+def test_the_readme_names_whose_weights_they_were(model: Path, tmp_path: Path) -> None:
+    file = load_model(model)
+    card = dataclasses.replace(file.card, imported={"dialect": "trades"})
+    save_model(tmp_path / "ours.safetensors", file.model.state_dict(), card)
+    hub.HubModel(tmp_path / "ours.safetensors").save_pretrained(tmp_path / "flowers")
+    text = (tmp_path / "flowers" / "README.md").read_text(encoding="utf-8")
+    assert "| imported from | a checkpoint of yaodongyu/TRADES (Zhang et al. 2019 (TRADES)), whose code has the" in text
 
 
 def test_a_saved_folder_is_loaded_without_the_hub(model: Path, tmp_path: Path) -> None:

@@ -8,10 +8,9 @@ import importlib
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 
 def call_when_imported(package: str, ours: str) -> None:
@@ -32,7 +31,8 @@ def _call(package: str, ours: str) -> None:
         warnings.warn(f"{package} does not know what {module.partition('.')[0]} has: {reason}", stacklevel=3)
 
 
-class _Finder(MetaPathFinder):
+# Neither class has a base of importlib.abc's, which would cost `wrn --help` 16 ms.
+class _Finder:
     def __init__(self, package: str, ours: str) -> None:
         self.package, self.ours = package, ours
 
@@ -46,7 +46,7 @@ class _Finder(MetaPathFinder):
             spec = finder.find_spec(fullname, path, target)
             if spec is not None:
                 if spec.loader is not None and hasattr(spec.loader, "exec_module"):
-                    spec.loader = _Loader(spec.loader, self)
+                    spec.loader = cast(Any, _Loader(spec.loader, self))
                 return spec
         return None
 
@@ -56,14 +56,15 @@ class _Finder(MetaPathFinder):
             _call(self.package, self.ours)
 
 
-class _Loader(Loader):
+class _Loader:
     """The package's own loader, which also tells `finder` when the package has been run to its end."""
 
-    def __init__(self, own: Loader, finder: _Finder) -> None:
+    def __init__(self, own: Any, finder: _Finder) -> None:
         self.own, self.finder = own, finder
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.own.create_module(spec)
+        module: ModuleType | None = self.own.create_module(spec)
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
         module.__loader__ = self.own  # whoever looks from here on sees the package as it is without us

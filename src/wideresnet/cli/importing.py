@@ -128,21 +128,23 @@ def _ask(candidates: "Sequence[Candidate]") -> "Candidate":
     return candidates[int(answer) - 1]
 
 
-def convert(model: Path, /, *, dialect: str, out: Path | None = None) -> None:
+def convert(model: Path, /, *, dialect: str, out: Path | None = None, download: bool = False) -> None:
     """A model file of ours → a checkpoint under another code base's keys. Refused where that would compute otherwise.
 
     Parameters
     ----------
     model
-        A run folder or a model file.
+        A run folder, a model file, or hf:OWNER/NAME of Hugging Face.
     dialect
         Whose keys: see `wrn models --dialects`. What was imported from this dialect comes back as it was.
     out
         The file to write: .pth, .pt, .safetensors or .npz; MODEL-DIALECT.pth if not given.
+    download
+        Fetch MODEL that is hf:OWNER/NAME.
     """
     from wideresnet import jobs
 
-    done = jobs.convert(model, dialect, out)
+    done = jobs.convert(model, dialect, out, download=download)
     for note in done.notes:
         say(f"note: {note}")
     print(f"{done.path}: {done.num_tensors} tensors under the keys of {dialect}")

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wideresnet.checkpoint import ModelFile, read_card
-from wideresnet.dialects import arch_name
+from wideresnet.checkpoint import Card, ModelFile, read_card
+from wideresnet.dialects import arch_name, find_dialect
 from wideresnet.errors import ModelFileError, UsageError, missing_extra
 from wideresnet.model import WideResNetClassifier, count_macs
 
@@ -153,6 +153,7 @@ def readme(file: ModelFile, repository: str) -> str:
         "mean and std": f"{_numbers(card.preprocess.mean)} and {_numbers(card.preprocess.std)} of [0, 1]{own}",
         "weights": card.weights,
         "temperature": f"{card.temperature:.4g}",
+        **_origin(card),
         **_figures(card.figures),
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
@@ -185,6 +186,17 @@ predictor("picture.jpg").label
 
 `{FILE}` holds all that it takes: weights, classes, preprocessing.
 """
+
+
+def _origin(card: Card) -> dict[str, str]:
+    """Whose weights they were, if not trained here: their paper is to be cited and their licence to be kept."""
+    if not card.imported:
+        return {}
+    dialect = find_dialect(card.imported["dialect"])
+    return {
+        "imported from": f"a checkpoint of {dialect.source.split()[0]} ({dialect.paper}), whose code has the licence "
+        f"{dialect.licence}; that of the weights is their author's to say"
+    }
 
 
 def _figures(figures: Mapping[str, Any]) -> dict[str, str]:

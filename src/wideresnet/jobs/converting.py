@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wideresnet import dialects, files, networks
+from wideresnet import dialects, files, hub, networks
 from wideresnet.checkpoint import Card, load_model
 from wideresnet.dialects import Dialect
 from wideresnet.errors import ModelFileError, UsageError
@@ -24,15 +24,16 @@ class Converted:
     notes: tuple[str, ...]
 
 
-def convert(model: str | Path, dialect: str, out: str | Path | None = None) -> Converted:
+def convert(model: str | Path, dialect: str, out: str | Path | None = None, *, download: bool = False) -> Converted:
     """Writes the weights of `model` under the keys of `dialect`: .pth and .pt by torch.save, .safetensors or .npz.
 
     A model that was imported from this dialect comes back as it was found, key by key, with what lay beside. Any other
     must compute what the dialect's network computes. out: MODEL-DIALECT.pth here if not given. Raises UsageError where
-    it does not, naming the options that differ and the dialects that would do; ModelFileError.
+    it does not, naming the options that differ and the dialects that would do; ModelFileError. `model` and download:
+    as `load`'s.
     """
     target_dialect = dialects.find_dialect(dialect)
-    file = load_model(Path(model))
+    file = load_model(hub.model_file(model, download=download))
     name = Path(model).resolve()
     target = Path(f"{name.stem}-{target_dialect.name}.pth") if out is None else Path(out)
     if target.suffix.lower() not in dialects.WRITTEN:
