@@ -1,6 +1,7 @@
 """Models on Hugging Face's hub: real HTTP from a server on loopback, fresh processes, nothing fetched unasked."""
 
 import dataclasses
+import hashlib
 import importlib
 import json
 import os
@@ -172,13 +173,16 @@ def test_the_cache_is_brought_up_to_date_only_if_asked(server: HubServer, model:
     repo.commit({"model.safetensors": (model / "model.safetensors").read_bytes()})
     fresh(server, tmp_path, "wrn.load('hf:someone/flowers', download=True)")
     old_one = load_model(model)
-    with torch.no_grad():
-        old_one.model.fc.bias.add_(1)
+    old_one.model.state_dict()["fc.bias"].add_(1)
     file = tmp_path / "new" / "model.safetensors"
     save_model(file, old_one.model.state_dict(), old_one.card)
     repo.commit({"model.safetensors": file.read_bytes()})
-    code = "show(wrn.load('hf:someone/flowers')); show(wrn.load('hf:someone/flowers', download=True))"
-    old, new = (json.loads(line) for line in fresh(server, tmp_path, code))
+    code = "show(wrn.load('hf:someone/flowers')); show(wrn.load('hf:someone/flowers', download=True))\n"
+    code += "from wideresnet.jobs.transfer import find_source\n"
+    code += "print(find_source('hf:someone/flowers', None, pretrained=False, download=False).digest)"
+    *logits, init = fresh(server, tmp_path, code)
+    old, new = map(json.loads, logits)
+    assert init == hashlib.sha256(file.read_bytes()).hexdigest()
     np.testing.assert_allclose(np.subtract(new, old), np.ones((1, 3)), rtol=1e-4)
 
 

@@ -97,7 +97,8 @@ def train(
     std
         Standard deviation of each channel in [0, 1]; likewise.
     init
-        Begin with the weights of this run folder or model file, instead of anew: network, mean and std are its own.
+        Begin with the weights of this run folder, model file or hf:OWNER/NAME, instead of anew: network, mean and std
+        are its own.
     pretrained
         Begin with the weights that torchvision or timm publishes for --arch; they are fetched with --download alone.
     freeze

@@ -74,7 +74,8 @@ def tune(
     std
         Standard deviation of each channel in [0, 1]; likewise.
     init
-        Begin each trial with the weights of this run folder or model file: network, mean and std are its own.
+        Begin each trial with the weights of this run folder, model file or hf:OWNER/NAME: network, mean and std are
+        its own.
     pretrained
         Begin each trial with the weights that torchvision or timm publishes for --arch, as in `wrn train`.
     freeze

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from wideresnet import networks
 from wideresnet.checkpoint import Card, ModelFile, read_card
-from wideresnet.dialects import arch_name, find_dialect
+from wideresnet.dialects import find_dialect
 from wideresnet.errors import ModelFileError, UsageError, missing_extra
-from wideresnet.model import WideResNetClassifier, count_macs
 
 PREFIX = "hf:"
 FILE = "model.safetensors"  # the repository's; with it nothing but README.md
@@ -137,27 +137,31 @@ def short(error: BaseException) -> str:
 
 def readme(file: ModelFile, repository: str) -> str:
     """README.md of a repository with a model file: what Hugging Face shows and searches by, for people all the rest."""
-    card, model = file.card, file.model
-    network = arch_name(dict(card.architecture))
+    card = file.card
+    network, own = networks.arch_name(card.architecture), "library" not in card.architecture
     size, channels = card.preprocess.size, card.preprocess.channels
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in file.model.parameters())
+    bare = networks.without_weights(card.architecture, len(card.class_names), in_channels=channels)
+    macs = networks.count_macs(bare, channels, size)
     names = [_plain(name) for name in card.class_names]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     fit = {"crop": "their centre", "squash": "both sides made equal", "pad": "padded to a square"}[card.preprocess.fit]
-    macs = f", {count_macs(model, size, size) / 1e6:,.0f} M MACs" if isinstance(model, WideResNetClassifier) else ""
-    own = ", then each by its own mean and std" if card.preprocess.per_image else ""
+    each = ", then each by its own mean and std" if card.preprocess.per_image else ""
     rows = {
-        "network": f"`{network}`, {parameters:,} parameters{macs}",
+        "network": f"`{network}`, {parameters:,} parameters, {macs / 1e6:,.0f} M MACs",
         "classes": f"{len(names)}: {', '.join(names[:_SHOWN])}{more}",
         "pictures": f"resized to {size}×{size}, {fit}; {'colour' if channels == 3 else 'grey'}",
-        "mean and std": f"{_numbers(card.preprocess.mean)} and {_numbers(card.preprocess.std)} of [0, 1]{own}",
+        "mean and std": f"{_numbers(card.preprocess.mean)} and {_numbers(card.preprocess.std)} of [0, 1]{each}",
         "weights": card.weights,
         "temperature": f"{card.temperature:.4g}",
         **_origin(card),
         **_figures(card.figures),
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    tags = "\n".join(f"- {tag}" for tag in ("wideresnet", "wide-resnet", "image-classification", network.split()[0]))
+    tags = "\n".join(
+        f"- {tag}"
+        for tag in ("wideresnet", *(["wide-resnet"] if own else []), "image-classification", network.split()[0])
+    )
     return f"""---
 library_name: wideresnet
 pipeline_tag: image-classification
@@ -167,7 +171,7 @@ tags:
 
 # {repository.partition("/")[2] or repository}
 
-A Wide ResNet for {len(names)} classes, a model file of the Python package wideresnet.
+{"A Wide ResNet" if own else "A network"} for {len(names)} classes, a model file of the Python package wideresnet.
 
 | | |
 | --- | --- |

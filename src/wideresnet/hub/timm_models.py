@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from wideresnet import networks
 from wideresnet.checkpoint import load_model, read_card
-from wideresnet.dialects import ARCHITECTURES, DIALECTS, FORMS, arch_name, find_dialect, parse_arch
+from wideresnet.dialects import ARCHITECTURES, DIALECTS, FORMS, find_dialect, parse_arch
 from wideresnet.dialects.inputs import ANY, CIFAR10
 from wideresnet.errors import ModelFileError, UsageError
 from wideresnet.model import WideResidualBlock, WideResNetClassifier
@@ -291,11 +292,13 @@ class TimmWideResNet(WideResNetClassifier):
         """The weights of a model file or run folder; as in timm, other classes than its own keep a new `fc`. Raises
         ModelFileError if it is of another network."""
         file = load_model(Path(path))
-        theirs = {key: value for key, value in file.card.architecture.items() if key in self.architecture}
+        theirs = networks.architecture_of(file.model)
         free = {"num_classes", "dropout_p"}
-        if any(value != self.architecture[key] for key, value in theirs.items() if key not in free):
+        if any(value != self.architecture.get(key) for key, value in theirs.items() if key not in free):
             channels = f", in_chans={theirs['in_channels']}" if theirs["in_channels"] != self.in_chans else ""
-            raise ModelFileError(f"{path}: the weights of a {arch_name(theirs)}{channels}, not of this network")
+            raise ModelFileError(
+                f"{path}: the weights of a {networks.arch_name(theirs)}{channels}, not of this network"
+            )
         state = file.model.state_dict()
         if self.num_classes != theirs["num_classes"] or "global_pool" in self.architecture:
             state = {key: value for key, value in state.items() if not key.startswith("fc.")}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wideresnet import data as data_room
-from wideresnet import files, networks, runs
+from wideresnet import files, hub, networks, runs
 from wideresnet.checkpoint import Card, ModelFile, load_model
 from wideresnet.data import Splits
 from wideresnet.errors import ModelFileError, UsageError
@@ -53,7 +53,7 @@ def find_source(init: str | Path | None, arch: str | None, *, pretrained: bool, 
     """What training begins with, if with anything. Raises UsageError on options that contradict one another, and as
     `read_source` and `published`."""
     if not pretrained:
-        return None if init is None else read_source(init)
+        return None if init is None else read_source(hub.model_file(init, download=download))
     if init is not None:
         raise UsageError("--init and --pretrained both give the weights to begin with; give one")
     return published(arch or "", download=download)
@@ -63,7 +63,7 @@ def read_source(model: str | Path) -> Source:
     """Raises ModelFileError if `model` is no model file and no run folder."""
     file = load_model(Path(model))
     path = Path(model) / runs.MODEL if Path(model).is_dir() else Path(model)
-    return Source(str(path.resolve()), files.sha256(path.read_bytes()), file)
+    return Source(str(path.absolute()), files.sha256(path.read_bytes()), file)
 
 
 def published(arch: str, *, download: bool) -> Source:
