@@ -86,6 +86,11 @@ def missing_extra(what: str, extra: str) -> UsageError:
     return UsageError(f"{what} needs an extra that is not installed: pip install 'wideresnet[{extra}]'")
 
 
+def printable(text: object) -> str:
+    """A name of somebody else's in a message: what would move or colour a terminal is written as its escape."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(text))
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """The end of a message about an unknown name: "; did you mean 'x'?" or "; expected one of a, b, c"."""
     names = list(names)

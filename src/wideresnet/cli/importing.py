@@ -27,7 +27,7 @@ def import_(
     class_names: Annotated[tuple[str, ...] | None, Parameter(negative=())] = None,
     mean: Annotated[tuple[float, ...] | None, Parameter(negative=())] = None,
     std: Annotated[tuple[float, ...] | None, Parameter(negative=())] = None,
-    size: int = 32,
+    size: int | None = None,
     ema: Annotated[bool, Parameter(negative=())] = False,
     set_aside: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     trust_pickle: Annotated[bool, Parameter(negative=())] = False,
@@ -57,7 +57,7 @@ def import_(
     std
         Standard deviation of each channel; likewise.
     size
-        Side in pixels of the pictures it was trained on.
+        Side in pixels of the pictures it was trained on; 32 if not given, 28 of MNIST.
     ema
         Take the averaged weights that lie beside.
     set_aside

@@ -14,7 +14,7 @@ from wideresnet.dialects.containers import WRITTEN, content, read
 from wideresnet.dialects.dialect import Dialect
 from wideresnet.dialects.inputs import Input
 from wideresnet.dialects.keys import Keys
-from wideresnet.dialects.matching import Fit, Misfit, fit, fits, input_for, to_ours, to_theirs
+from wideresnet.dialects.matching import TRAINING_ONLY, Fit, Misfit, fit, fits, input_for, to_ours, to_theirs
 from wideresnet.dialects.refused import refused
 from wideresnet.dialects.table import DIALECTS, find_dialect
 from wideresnet.dialects.wrappers import Found, unwrap
@@ -24,6 +24,7 @@ __all__ = [
     "DEFAULTS",
     "DIALECTS",
     "FORMS",
+    "TRAINING_ONLY",
     "WRITTEN",
     "Architecture",
     "Dialect",

@@ -20,10 +20,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from wideresnet.dialects import pickles
-from wideresnet.errors import ModelFileError, missing_extra
+from wideresnet.errors import ModelFileError, UsageError, missing_extra
 
 WRITTEN = (".pth", ".pt", ".safetensors", ".npz")
 _HEAD = 512
+_KERAS_LEAVES: dict[str, tuple[str, ...]] = {  # in the order in which Keras 3 numbers them
+    "conv2d": ("kernel", "bias"),
+    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+    "dense": ("kernel", "bias"),
+}
 # Formats that are known and not read: how the file begins (or is named) → what it is, and what to do.
 _REFUSED: tuple[tuple[bytes, str], ...] = (
     (rb"\x93NUMPY", "a NumPy .npy file; JAX and haiku pickle whole objects into these: save its arrays as .npz"),
@@ -62,16 +67,12 @@ def read(path: Path, *, trust_pickle: bool = False) -> Any:
             raise ModelFileError(f"{path}: {what}")
     try:
         return _reader(path, head, trust_pickle=trust_pickle)()
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        EOFError,
-        KeyError,
-        zipfile.BadZipFile,
-        safetensors.SafetensorError,
-    ) as e:
-        raise ModelFileError(f"{path}: damaged or cut short; fetch it again ({_first_line(e)})") from e
+    except (ModelFileError, UsageError):
+        raise
+    except MemoryError as error:
+        raise ModelFileError(f"{path}: says that it holds more than there is memory for; damaged?") from error
+    except Exception as error:  # a file of anybody's making, read by four libraries
+        raise ModelFileError(f"{path}: damaged or cut short; fetch it again ({_first_line(error)})") from error
 
 
 def _reader(path: Path, head: bytes, *, trust_pickle: bool) -> Callable[[], Any]:
@@ -87,7 +88,10 @@ def _reader(path: Path, head: bytes, *, trust_pickle: bool) -> Callable[[], Any]
             raise ModelFileError(f"{path}: a ZIP archive of {', '.join(names[:3]) or 'nothing'}; unpack it first")
     elif head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
         return lambda: _safetensors(path)
-    elif not head.startswith(b"\x80"):
+    elif not head.startswith(b"\x80") and path.suffix.lower() not in (
+        ".pkl",
+        ".pickle",
+    ):  # protocols 0 and 1 have no mark
         if tarfile.is_tarfile(path):
             raise ModelFileError(f"{path}: a tar archive (torch before 0.4 wrote those); save it anew by a later torch")
         raise ModelFileError(f"{path}: of no known format; expected .pt, .pth, .pkl, .safetensors, .npz or .h5")
@@ -156,33 +160,22 @@ def _what_it_wants(message: str) -> str:
 def _keras(path: Path) -> dict[str, Tensor]:
     """Keras 2's and 3's weights, of a whole model or alone: "conv2d_1/kernel" → tensor, layers counted from the first.
 
-    A session that made other networks before counts on from theirs; the order stays.
+    A session that made other networks before counts on from theirs; the order stays. Links are not followed.
     """
     try:
         import h5py
     except ImportError as error:
-        raise missing_extra("keras", f"{path}: reading Keras's .h5") from error
-    leaves: dict[str, tuple[str, ...]] = {
-        "conv2d": ("kernel", "bias"),
-        "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
-        "dense": ("kernel", "bias"),
-    }
+        raise missing_extra(f"{path}: reading Keras's .h5", "keras") from error
     layers = dict[str, dict[str, Tensor]]()
     with h5py.File(path, "r") as file:
         root = file.get("model_weights", file)
-        if "layers" in root:  # Keras 3's .weights.h5: the weights of a layer by number
-            for name, group in root["layers"].items():
-                kind = re.sub(r"_\d+$", "", name)
-                parts = group.get("vars", {})
-                named = zip(leaves.get(kind, ()), sorted(parts, key=int), strict=False)
-                layers[name] = {leaf: torch.from_numpy(parts[part][()]) for leaf, part in named}
-        else:
-            datasets = dict[str, Any]()
-            root.visititems(
-                lambda name, item: datasets.update({name: item}) if isinstance(item, h5py.Dataset) else None
-            )
-            for name, item in datasets.items():
-                layer, leaf = name.split("/")[0], name.split("/")[-1].removesuffix(":0")
+        datasets = dict[str, Any]()
+        root.visititems(lambda name, item: datasets.update({name: item}) if isinstance(item, h5py.Dataset) else None)
+        for name, item in datasets.items():
+            if item.external or item.is_virtual or item.dtype.kind not in "fiub":
+                raise ModelFileError(f"{path}: {name} is no array of numbers of this file's own")
+            layer, leaf = _keras_place(name)
+            if layer not in ("optimizer", "optimizer_weights", "top_level_model_weights"):
                 layers.setdefault(layer, {})[leaf] = torch.from_numpy(item[()])
     if any(name.startswith("convolution2d") for name in layers):
         raise ModelFileError(
@@ -190,13 +183,23 @@ def _keras(path: Path) -> dict[str, Tensor]:
             "load and save it by Keras 2 first"
         )
     found = dict[str, Tensor]()
-    for kind in leaves:
-        names = [name for name in layers if re.sub(r"_\d+$", "", name) == kind and layers[name]]
+    for kind in _KERAS_LEAVES:
+        names = [name for name in layers if re.sub(r"_\d+$", "", name) == kind]
         for number, name in enumerate(sorted(names, key=lambda name: int((re.search(r"_(\d+)$", name) or [0, 0])[1]))):
             numbered = f"{kind}_{number}" if number else kind
             found |= {f"{numbered}/{leaf}": value for leaf, value in layers.pop(name).items()}
-    # Layers of no kind that a Wide ResNet has: named, so that no rule takes the file for one.
+    # Layers of a kind that no Wide ResNet has: kept under their names, so that no rule takes the file for one.
     return found | {f"{name}/{leaf}": value for name, parts in layers.items() for leaf, value in parts.items()}
+
+
+def _keras_place(name: str) -> tuple[str, str]:
+    """Where a dataset lies → layer and weight. Keras 3's .weights.h5 has layers/LAYER/vars/NUMBER."""
+    parts = name.split("/")
+    if parts[0] != "layers" or len(parts) < 3:
+        return parts[0], parts[-1].removesuffix(":0")
+    layer, number = parts[1], parts[-1]
+    known = _KERAS_LEAVES.get(re.sub(r"_\d+$", "", layer), ())
+    return layer, known[int(number)] if number.isdecimal() and int(number) < len(known) else "/".join(parts[2:])
 
 
 def _first_line(error: object) -> str:

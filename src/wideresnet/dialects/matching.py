@@ -17,9 +17,10 @@ from wideresnet.dialects import spectral
 from wideresnet.dialects.dialect import Dialect
 from wideresnet.dialects.inputs import Input
 from wideresnet.dialects.table import DIALECTS
+from wideresnet.errors import printable
 from wideresnet.model import Variant, WideResNetClassifier
 
-_TRAINING_ONLY = ("dropout_at", "bn_momentum", "final_bn_momentum")  # no effect on the logits of a trained network
+TRAINING_ONLY = ("dropout_at", "bn_momentum", "final_bn_momentum")  # no effect on the logits of a trained network
 _CONV_DIMS, _FC_DIMS, _CONV_SIDE = 4, 2, 3
 _NUM_STAGES = 3
 
@@ -49,8 +50,8 @@ class Fit:
     @property
     def meaning(self) -> tuple[Any, ...]:
         """What the logits of an image follow from; equal for two fits, and no file needs to choose between them."""
-        options = {name: self.architecture[name] for name in asdict(Variant()) if name not in _TRAINING_ONLY}
-        return (tuple(options.items()), self.input)
+        options = {name: self.architecture[name] for name in asdict(Variant()) if name not in TRAINING_ONLY}
+        return (tuple(options.items()), self.input, self.dialect.keys.spectral)
 
 
 def input_for(dialect: Dialect, num_classes: int, in_channels: int = 3, data_set: str = "") -> Input | None:
@@ -81,7 +82,10 @@ def fit(tensors: Mapping[str, Tensor], dialect: Dialect, set_aside: Sequence[str
     if dialect.keys.spectral:
         if not spectral.parts(tensors):
             raise Misfit(f"{dialect.name}: lacks conv1.weight_orig", len(tensors))
-        tensors, unused = spectral.folded(tensors, dialect.keys.spectral), (*unused, *spectral.parts(tensors))
+        try:
+            tensors, unused = spectral.folded(tensors, dialect.keys.spectral), (*unused, *spectral.parts(tensors))
+        except ValueError as error:
+            raise Misfit(f"{dialect.name}: {error}", len(tensors)) from error
     used = {key: value for key, value in tensors.items() if key not in unused}
     architecture = _architecture(used, dialect)
     try:
@@ -200,5 +204,5 @@ def _architecture(tensors: Mapping[str, Tensor], dialect: Dialect) -> dict[str, 
 
 
 def _some(names: Sequence[str]) -> str:
-    first = ", ".join(names[:3])
+    first = ", ".join(printable(name) for name in names[:3])
     return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"

@@ -42,6 +42,7 @@ ROWS: tuple[Dialect, ...] = (
         keys=rules.SZAGORUYKO,
         inputs={ANY: ZAGORUYKO},
         quirks="a convolution's key has no .weight; BN counts no batches; the network itself has no dropout",
+        read_off=("widths",),
         aliases=("attention-transfer",),
     ),
     Dialect(
@@ -60,7 +61,7 @@ ROWS: tuple[Dialect, ...] = (
         source="timgaripov/swa models/wide_resnet.py",
         paper="Izmailov et al. 2018 (SWA)",
         licence="BSD-2-Clause",
-        options=_MELIKETOY,
+        options={**_MELIKETOY, "final_bn_momentum": 0.9},
         keys=rules.MELIKETOY,
         inputs={ANY: CIFAR10_NARROW},
     ),
@@ -79,7 +80,7 @@ ROWS: tuple[Dialect, ...] = (
         source="facebookresearch/suncet src/wide_resnet.py",
         paper="Assran et al. 2020 (Supervision Accelerates Pre-training)",
         licence="MIT",
-        options={**_MELIKETOY, "bn_momentum": 0.99},
+        options={**_MELIKETOY, "final_bn_momentum": 0.99},
         keys=replace(rules.MELIKETOY, fc="fc"),
         inputs={ANY: CIFAR10_NARROW},
     ),
@@ -96,16 +97,17 @@ ROWS: tuple[Dialect, ...] = (
     ),
     *(
         Dialect(
-            name=f"ddu-sn{'-mod' if mod else ''}",
+            name=f"ddu-sn{'-mod' if mod else ''}{'' if coefficient == 3 else f'-{coefficient:g}'}",
             source=f"omegafragger/DDU net/wide_resnet.py (spectral_normalization=True, mod={mod})",
             paper="Mukhoti et al. 2023 (Deep Deterministic Uncertainty)",
             licence="MIT",
             options=_DDU_MOD if mod else _DDU,
-            keys=replace(rules.MELIKETOY, proj="shortcut", spectral=3.0),
+            keys=replace(rules.MELIKETOY, proj="shortcut", spectral=coefficient),
             inputs={ANY: CIFAR10_NARROW},
-            quirks="the coefficient, 3 by default, is not in the file; what is trained on is trained without it",
+            quirks=f"spectral norms of at most {coefficient:g}, a number that no key tells (3 is the default)",
         )
         for mod in (False, True)
+        for coefficient in (3.0, 1.0)
     ),
     Dialect(
         name="due",

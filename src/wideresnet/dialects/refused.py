@@ -25,7 +25,7 @@ class Refused:
 
 def _post_activation(tensors: Tensors) -> bool:
     """meliketoy's names, but the BN under the last one's name belongs to the stem, and a block's bn1 to its conv1."""
-    return len(tensors["bn1.weight"]) == len(tensors["conv1.weight"])
+    return tensors["bn1.weight"].numel() == tensors["conv1.weight"].shape[:1].numel()
 
 
 REFUSED: tuple[Refused, ...] = (

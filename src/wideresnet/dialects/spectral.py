@@ -22,14 +22,20 @@ def folded(tensors: Mapping[str, Tensor], coefficient: float) -> dict[str, Tenso
         if not key.endswith(".weight_orig"):
             continue
         name = key.removesuffix("_orig")
-        weight, u, v = (tensors[name + part].to(torch.float64) for part in ("_orig", "_u", "_v"))
+        if any(name + part not in tensors for part in _PARTS) or tensors[key].dim() != 4:
+            raise ValueError(f"{key} has no u, v and sigma of spectral normalisation beside it")
+        weight, u, v = (tensors[name + part].to(torch.float64).contiguous() for part in ("_orig", "_u", "_v"))
         out_ch, in_ch, side, _ = weight.shape
+        width, width_out = math.isqrt(v.numel() // in_ch), math.isqrt(u.numel() // out_ch)
+        width, width_out = (1, 1) if side == 1 else (width, width_out)
+        whole = (u.numel(), v.numel()) == (out_ch * width_out**2, in_ch * width**2)
+        if not whole or width_out not in (width, -(-width // 2)):
+            raise ValueError(f"{name}_u and {name}_v are no maps (torch's own spectral_norm normalises otherwise)")
         if side == 1:
-            sigma, epsilon = u @ weight.flatten(1) @ v, 0.0
+            sigma, epsilon = u.flatten() @ weight.flatten(1) @ v.flatten(), 0.0
         else:
-            width, width_out = math.isqrt(len(v) // in_ch), math.isqrt(len(u) // out_ch)
             image = v.view(1, in_ch, width, width)
-            sigma = u @ F.conv2d(image, weight, stride=width // width_out, padding=side // 2).flatten()
+            sigma = u.flatten() @ F.conv2d(image, weight, stride=-(-width // width_out), padding=side // 2).flatten()
             epsilon = 1e-5
         found[name] = (weight / (max(1.0, float(sigma) / coefficient) + epsilon)).to(torch.float32)
     return found

@@ -29,6 +29,7 @@ _SUB = ("sub_block1.*",)  # a second stage 1 that is never called
 _XTERNALZ, _TRADES = Keys(), Keys(unused=_SUB)
 _MU_SIGMA = Keys(unused=_SUB, mean="mu", std="sigma")
 _BYPASSED = "in stages 2 and 3 the first block's bn1 has no effect: conv1 and the projection read the raw sum"
+_STRIDE = "read with first_stride 1, its default, which no key shows"
 _MIXMATCH_PAPER = "Berthelot et al. 2019 (MixMatch)"
 _ROBUSTBENCH = "RobustBench/robustbench robustbench/model_zoo"
 
@@ -169,6 +170,15 @@ ROWS: tuple[Dialect, ...] = (
         inside=True,
     ),
     Dialect(
+        name="dm-improves-at-relu",
+        source="wzekai99/DM-Improves-AT core/models/wideresnet.py (its names without -swish)",
+        paper="Wang et al. 2023 (Better Diffusion Models Further Improve Adversarial Training)",
+        licence="MIT",
+        options=PAPER,
+        keys=Keys(prefix="0."),
+        inputs={ANY: ZERO_ONE},
+    ),
+    Dialect(
         name="robust-overfitting",
         source="locuslab/robust_overfitting wideresnet.py",
         paper="Rice et al. 2020",
@@ -282,6 +292,7 @@ ROWS: tuple[Dialect, ...] = (
         inputs={ANY: ZERO_ONE},
         inside=True,
         quirks="widths and numbers of blocks differ from stage to stage",
+        read_off=("num_blocks", "widths"),
     ),
     Dialect(
         name="yu1ut-mixmatch",
@@ -309,7 +320,7 @@ ROWS: tuple[Dialect, ...] = (
         options={**_MIXMATCH, "bn_eps": 1e-3, "conv_bias": "all"},
         keys=Keys(unused=("rot_classifier.*",)),
         inputs={"cifar10": ZAGORUYKO, "cifar100": SSL_CIFAR100},
-        quirks=f"{_BYPASSED}; its figures are of the average, ema_model",
+        quirks=f"{_BYPASSED}; its figures are of the average, ema_model; {_STRIDE}",
     ),
     Dialect(
         name="usb",
@@ -319,7 +330,7 @@ ROWS: tuple[Dialect, ...] = (
         options={**_MIXMATCH, "final_bn_eps": 1e-3, "conv_bias": "stem"},
         keys=Keys(fc="classifier"),
         inputs={"cifar10": IMAGENET, "cifar100": SSL_CIFAR100},
-        quirks=f"{_BYPASSED}; CIFAR-10 is normalised by ImageNet's mean and std; its figures are of ema_model",
+        quirks=f"{_BYPASSED}; CIFAR-10 is normalised by ImageNet's numbers; its figures are of ema_model; {_STRIDE}",
         aliases=("semilearn",),
     ),
     Dialect(

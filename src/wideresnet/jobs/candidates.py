@@ -17,6 +17,7 @@ from wideresnet.model import WideResNetClassifier
 from wideresnet.preprocess import Preprocess
 
 _FIRST, _ALL = 1_000, 10_000  # pictures; a thousand tell candidates apart that differ by a few points, as most do
+_LEAST = 100
 _ALIKE = 0.99
 _LEARNT = 0.2  # of the way from chance to all right: random weights, tried in a dozen ways, come to a few hundredths
 _CHANCE = 0.01  # at most so likely may it be that the better of two candidates is so by chance
@@ -51,6 +52,8 @@ class Candidate:
     def differences(self, varying: Sequence[str]) -> str:
         """What sets it apart, in one line."""
         told = [f"{name} {self.fit.architecture[name]}" for name in varying]
+        if self.fit.dialect.keys.spectral:
+            told.append(f"spectral norms of at most {self.fit.dialect.keys.spectral:g}")
         how = "depends on the data set: say --dataset, or --mean and --std" if self.input is None else self.input
         return ", ".join([*told, f"input {how}"])
 
@@ -79,17 +82,19 @@ def candidates_of(
             "out with --set-aside PATTERN; see `wrn models --dialects`"
         )
     grouped = dict[Any, Candidate]()
-    inside = {fit.dialect.name: _in_file(found, fit) for fit in fits}
+    inside = {fit.dialect.name: _in_file(found, fit, checkpoint) for fit in fits}
     # Of dialects that keep mean and std among their tensors, the one whose code has those of the file comes first.
     for fit in sorted(fits, key=lambda fit: (own := inside[fit.dialect.name]) is not None and own != _input(fit, "")):
         source = given or inside[fit.dialect.name] or _input(fit, dataset)
-        key = (fit.meaning[0], source)
+        key = (fit.meaning[0], source, fit.meaning[2])
         before = grouped.get(key)
         names = (*(before.names if before else ()), fit.dialect.name)
         grouped[key] = replace(before, names=names) if before else Candidate(names, fit, source, len(grouped))
-    found_ones = list(grouped.values())
-    # A source that normalises other data sets alone was not trained on so many classes; if it is the only one, it is.
-    return [each for each in found_ones if each.input is not None or not each.fit.dialect.inputs] or found_ones
+    if not dataset:
+        return list(grouped.values())
+    # A source that normalises other data sets alone was not trained on the one that is named.
+    trained = [each for each in grouped.values() if each.input is not None or not each.fit.dialect.inputs]
+    return trained or list(grouped.values())
 
 
 def _input(fit: Fit, dataset: str) -> Input | None:
@@ -97,10 +102,12 @@ def _input(fit: Fit, dataset: str) -> Input | None:
     return dialects.input_for(fit.dialect, int(shape["num_classes"]), int(shape["in_channels"]), dataset)
 
 
-def _in_file(found: Found, fit: Fit) -> Input | None:
+def _in_file(found: Found, fit: Fit, checkpoint: Path) -> Input | None:
     """The mean and std that the network keeps among its own tensors."""
     keys = fit.dialect.keys
     if not keys.mean or keys.mean not in found.tensors or keys.std not in found.tensors:
+        if keys.mean in found.tensors or keys.std in found.tensors:
+            raise ModelFileError(f"{checkpoint}: {keys.mean} and {keys.std} go together; it has one of them")
         return None
     mean, std = (found.tensors[key].flatten().double().tolist() for key in (keys.mean, keys.std))
     # Written in decimals and kept as float32: the shortest decimals that mean the same are what was written.
@@ -126,18 +133,24 @@ class Ground:
     """Labelled pictures to measure on. The labels are read as the network's own: its classes in the data's order."""
 
     listing: data_room.Data
-    size: int  # of the network's input, in pixels
+    size: int | None  # of its images, in pixels
     max_bad: int | None
     watch: runtime.Watch
-    loaded: dict[tuple[int, int], data_room.Pictures] = field(default_factory=dict)  # by size and channels
+    loaded: dict[tuple[int, int], tuple[str, data_room.Pictures]] = field(default_factory=dict)  # by size and channels
+
+    @property
+    def part(self) -> str:
+        """Which part of the data was measured on."""
+        return next(iter(self.loaded.values()))[0]
 
     def pictures(self, preprocess: Preprocess, at_most: int) -> data_room.Pictures:
         """Evenly from the test part, else from val, or from all."""
         shape = (preprocess.size, preprocess.channels)
         if shape not in self.loaded:
             parts = data_room.load(self.listing, preprocess, cache="auto", max_bad=self.max_bad, watch=self.watch).parts
-            self.loaded[shape] = next(parts[name] for name in ("test", "val", "all", "train") if name in parts)
-        all_of_it = self.loaded[shape]
+            part = next(name for name in ("test", "val", "all", "train") if name in parts)
+            self.loaded[shape] = (part, parts[part])
+        _, all_of_it = self.loaded[shape]
         rows = torch.linspace(0, len(all_of_it) - 1, min(at_most, len(all_of_it)), dtype=torch.float64)
         return all_of_it.take(rows.round().long())
 
@@ -183,6 +196,8 @@ def best(candidates: Sequence[Candidate], checkpoint: Path) -> tuple[Candidate, 
         raise UsageError(f"{checkpoint}: no candidate's input is known; say --dataset, or --mean and --std\n{told}")
     first = known[0]
     num, num_classes = len(first.right), int(first.fit.architecture["num_classes"])
+    if num < _LEAST:
+        raise UsageError(f"{checkpoint}: {num} pictures are too few to tell; give {_LEAST} or more\n{told}")
     by_chance = 1 / num_classes
     if (first.accuracy or 0.0) < by_chance + _LEARNT * (1 - by_chance):
         raise UsageError(
@@ -234,18 +249,20 @@ def _chance(successes: int, trials: int, share: float) -> float:
     return min(1.0, math.fsum(map(math.exp, terms)))
 
 
-def preprocess_of(source: Input, fit: Fit, size: int) -> Preprocess:
-    """The source's normalisation as our value; of one channel the first of its means, or the given one."""
+def preprocess_of(source: Input, fit: Fit, size: int | None) -> Preprocess:
+    """The source's normalisation as our value; of one channel the first of its means, or the given one. size: side of
+    its images in pixels; 32, less the border around them, if not given."""
     channels = int(fit.architecture["in_channels"])
     if channels not in (1, 3):
         raise ModelFileError(f"its images have {channels} channels; expected 3 or 1")
-    return Preprocess(
-        size=size - 2 * source.border,
-        mean=source.mean[:channels],
-        std=source.std[:channels],
-        per_image=source.per_image,
-        border=source.border,
-    )
+    size = 32 - 2 * source.border if size is None else size
+    mean, std = source.mean[:channels], source.std[:channels]
+    if not all(-1 <= value <= 2 for value in mean) or not all(0 < value <= 2 for value in std):
+        raise UsageError(f"mean {mean}, std {std}: expected numbers for images in [0, 1], std above 0; divide by 255?")
+    try:
+        return Preprocess(size=size, mean=mean, std=std, per_image=source.per_image, border=source.border)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def given_input(mean: Sequence[float] | None, std: Sequence[float] | None) -> Input | None:
