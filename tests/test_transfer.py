@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
-from test_jobs import QUICK, StopAfter
+from test_jobs import QUICK, StopAfter, shapes
 
 import wideresnet as wrn
 from wideresnet import cli, jobs, networks, recipes, runs, runtime, training
@@ -393,3 +393,23 @@ def test_the_search_for_a_rate_and_the_search_over_recipes_train_with_the_same_s
 def test_a_decay_that_cannot_be_is_refused(value: float) -> None:
     with pytest.raises(UsageError, match=r"layer_decay=.*: expected a value in \[0.01, 1\]"):
         recipes.change(recipes.find("fast"), {"layer_decay": value})
+
+
+def test_frozen_layers_are_not_given_channels_of_another_mean(tmp_path: Path) -> None:
+    """The constant that this leaves for each filter is taken away by the next BN, which a frozen one cannot."""
+    shapes(tmp_path / "data", {"a": 20, "b": 20}, size=16)
+    given: dict[str, Any] = {"arch": "wrn_10_1", "epochs": 1, "watch": wrn.Watch()}
+    wrn.train(tmp_path / "data", mean=(0.6, 0.45, 0.3), std=(0.25,) * 3, out=tmp_path / "run", **given)
+    with pytest.raises(wrn.UsageError, match=r"--freeze with --in-channels 1: .* different means"):
+        wrn.train(tmp_path / "data", init=tmp_path / "run", in_channels=1, freeze=["stem"], epochs=1, watch=wrn.Watch())
+
+
+def test_what_a_frozen_part_shares_is_frozen_with_it(tmp_path: Path) -> None:
+    shapes(tmp_path / "data", {"a": 20, "b": 20}, size=16)
+    given: dict[str, Any] = {"epochs": 1, "watch": wrn.Watch()}
+    wrn.train(tmp_path / "data", arch="wrn_10_1.robustbench-dai2021pssilu", out=tmp_path / "run", **given)
+    wrn.train(tmp_path / "data", init=tmp_path / "run", freeze=["stage2"], out=tmp_path / "fine", **given)
+    before, after = (load_model(tmp_path / name).model.state_dict() for name in ("run", "fine"))
+    frozen = [key for key in before if key.startswith("backbone.stage2.")]
+    assert any(key.endswith("activation.alpha") for key in frozen)
+    assert all(torch.equal(before[key], after[key]) for key in frozen)

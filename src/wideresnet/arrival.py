@@ -4,6 +4,7 @@ So `import wideresnet` makes its networks known to timm without importing timm, 
 finder of ours stands before Python's own; it finds nothing itself, and goes when it has been used.
 """
 
+import contextlib
 import importlib
 import sys
 import warnings
@@ -28,7 +29,8 @@ def _call(package: str, ours: str) -> None:
         getattr(importlib.import_module(module), function)()
     except Exception as error:  # of any kind: another version of the package may lack anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        warnings.warn(f"{package} does not know what {module.partition('.')[0]} has: {reason}", stacklevel=3)
+        with contextlib.suppress(Warning):  # raised, under -W error
+            warnings.warn(f"{package} does not know what {module.partition('.')[0]} has: {reason}", stacklevel=3)
 
 
 # Neither class has a base of importlib.abc's, which would cost `wrn --help` 16 ms.
@@ -43,7 +45,8 @@ class _Finder:
         if fullname != self.package or self not in sys.meta_path:
             return None
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:  # those before have been asked
-            spec = finder.find_spec(fullname, path, target)
+            find = getattr(finder, "find_spec", None)  # Python passes over those of old that have none
+            spec: ModuleSpec | None = None if find is None else find(fullname, path, target)
             if spec is not None:
                 if spec.loader is not None and hasattr(spec.loader, "exec_module"):
                     spec.loader = cast(Any, _Loader(spec.loader, self))
@@ -74,4 +77,6 @@ class _Loader:
         self.finder.arrived()
 
     def __getattr__(self, name: str) -> Any:
+        if name == "own":  # asked for before it is set, by a copy
+            raise AttributeError(name)
         return getattr(self.own, name)

@@ -85,7 +85,12 @@ class HubModel(Predictor, ModelHubMixin):
         return super().save_pretrained(save_directory, **options)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        shutil.copyfile(self.path, save_directory / FILE)
+        target = save_directory / FILE
+        if target.exists() and target.samefile(self.path):
+            return
+        if (save_directory / "config.json").exists() and (save_directory / "metrics.csv").exists():
+            raise UsageError(f"{save_directory}: a run, whose model would be lost; name another folder")
+        shutil.copyfile(self.path, target)
 
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
         return ModelCard(readme(load_model(self.path), self._repository))

@@ -112,8 +112,8 @@ def import_checkpoint(
         )
     names = names or (() if dataset is None else DATA_SETS[dataset][2])
     if not names:
-        names = tuple(map(str, range(num_classes)))
-        notes.append("its classes have no names; they are called by their numbers (--class-names, --dataset, --check)")
+        names = tuple(f"class {number}" for number in range(num_classes))  # no name that another model's may be
+        notes.append("its classes have no names, and get their numbers (--class-names, --dataset, --check)")
     if mean is None and dataset is None and len(fit.dialect.inputs) > 1:
         others = ", ".join(name for name in fit.dialect.inputs if name)
         notes.append(f"its input ({source}) is assumed from its {num_classes} classes; --dataset says which: {others}")

@@ -82,6 +82,8 @@ def plan(
     network = _without_weights(arch if source is None else source.file.card.architecture, arch, in_channels)
     size = size or (default.size if networks.libraries.named(arch) is None else networks.libraries.default_size(arch))
     macs, freeze = _macs(network, arch, in_channels, size), networks.parts_named(network, freeze)
+    if source is not None and freeze:
+        transfer.check_frozen(source, in_channels)
     made = make_recipe(
         recipe,
         changes,

@@ -117,6 +117,17 @@ def check_options(
             raise UsageError(f"--{name} {tuple(given)}: {source.place} was trained with {own}; leave --{name} out")
 
 
+def check_frozen(source: Source, in_channels: int | None) -> None:
+    """Raises UsageError where a frozen network is to take other channels than its own, and its means differ: a constant
+    is then left for each filter (`with_channels`), which no frozen BN takes away."""
+    own = source.file.card.preprocess
+    if in_channels not in (None, own.channels) and len(set(own.mean)) > 1:
+        raise UsageError(
+            f"--freeze with --in-channels {in_channels}: {source.place} was trained on channels of different means, "
+            "and its frozen layers could not take up the difference; leave one of both out"
+        )
+
+
 @torch.no_grad()
 def take_over(model: nn.Module, class_names: Sequence[str], source: Source) -> None:
     """Sets `model` to the source's weights. Of the layer of classes it takes the rows of the classes that both have, by
@@ -136,8 +147,8 @@ def take_over(model: nn.Module, class_names: Sequence[str], source: Source) -> N
             value.copy_(with_channels(theirs[key], preprocess.std, value.shape[1]))
         elif value.shape != theirs[key].shape:
             raise UsageError(
-                f"{source.arch}: {key} depends on the number of classes, as the last layer does; train it without "
-                "--init and --pretrained"
+                f"{source.arch}: {key} depends on the number of classes or of channels, as only the last layer and the "
+                "first convolution may; train it without --init and --pretrained"
             )
         else:
             value.copy_(theirs[key])

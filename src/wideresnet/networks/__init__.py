@@ -15,7 +15,7 @@ from wideresnet import dialects
 from wideresnet.errors import UsageError
 from wideresnet.model import WideResNetClassifier
 from wideresnet.networks import libraries
-from wideresnet.networks.parts import class_layer, first_conv, freeze, lr_scales, parts, parts_named
+from wideresnet.networks.parts import first_conv, freeze, lr_scales, parts, parts_named
 
 __all__ = [
     "Arch",
@@ -94,6 +94,23 @@ def without_weights(arch: Arch, num_classes: int, *, in_channels: int = 3) -> nn
             return create(arch, num_classes, in_channels=in_channels)
     except NotImplementedError:  # it computes with tensors while it is made, as torchvision's regnets do
         return create(arch, num_classes, in_channels=in_channels).to("meta")
+
+
+def class_layer(model: nn.Module) -> str:
+    """Name of the layer with a row for each class: the one whose tensors are of another shape for one class more.
+
+    Raises UsageError if there are several, whose rows would have to be known one by one.
+    """
+    arch = architecture_of(model)
+    num, channels = int(arch["num_classes"]), int(arch["in_channels"])
+    now, more = (without_weights(arch, n, in_channels=channels).state_dict() for n in (num, num + 1))
+    found = {key.rpartition(".")[0] for key, value in now.items() if value.shape != more[key].shape}
+    if len(found) != 1:
+        raise UsageError(
+            f"{arch_name(arch)}: has {len(found)} layers of classes ({', '.join(sorted(found))}), not one; train it "
+            "without --init and --pretrained"
+        )
+    return found.pop()
 
 
 @torch.no_grad()

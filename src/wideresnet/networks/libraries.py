@@ -190,6 +190,8 @@ def _timm_check(name: str) -> None:
     timm = _timm_itself()
     base, dot, tag = name.partition(".")
     _check(base, timm.list_models(), "timm.list_models()")
+    if timm.models.model_entrypoint(base).__module__.startswith("wideresnet."):
+        raise ValueError(f"timm:{name} is one of ours, which timm knows through us; leave out timm:")
     if dot:
         tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{base}.*")]
         if tag not in tags:

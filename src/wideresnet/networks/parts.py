@@ -18,9 +18,13 @@ BACKBONE = "backbone"  # all but the head
 
 def parts(model: nn.Module) -> dict[str, list[str]]:
     """Part → the names of its parameters."""
+    return _in_parts(model, [name for name, _ in model.named_parameters()])
+
+
+def _in_parts(model: nn.Module, names: Iterable[str]) -> dict[str, list[str]]:
     ours = isinstance(model, WideResNetClassifier)
     found, loose = dict[str, list[str]](), list[str]()
-    for name, _ in model.named_parameters():
+    for name in names:
         part, dot, _ = name.removeprefix("backbone." if ours else "").partition(".")
         (found.setdefault(part, []) if dot else loose).append(name)
     first = next(iter(found))
@@ -45,10 +49,12 @@ def parts_named(model: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def freeze(model: nn.Module, names: Iterable[str]) -> None:
-    """The parameters of these parts are not trained: torch's `requires_grad` says so to all that trains."""
-    parameters, own = dict(model.named_parameters()), parts(model)
+    """The parameters of these parts are not trained: torch's `requires_grad` says so to all that trains. What a part
+    shares with others, as a learnt activation, is frozen with it."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    own = _in_parts(model, parameters)
     for name in names:
-        for parameter in own[name]:
+        for parameter in own.get(name, ()):
             parameters[parameter].requires_grad_(False)
 
 
@@ -69,13 +75,6 @@ def lr_scales(model: nn.Module, decay: float) -> dict[str, float]:
     return {name: decay**distance for distance, level in enumerate(reversed(levels)) for name in level}
 
 
-def class_layer(model: nn.Module) -> str:
-    """Name of the layer with a row for each class: the last linear layer or convolution."""
-    names: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
-    return names[-1]
-
-
-def first_conv(model: nn.Module) -> str:
-    """Name of the layer that the picture goes into: the first convolution."""
-    names: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    return names[0]
+def first_conv(model: nn.Module) -> str | None:
+    """Name of the layer that the picture goes into: the first convolution, if there is one."""
+    return next((name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)), None)

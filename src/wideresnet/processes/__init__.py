@@ -311,6 +311,8 @@ def _sum(values: Tensor) -> Tensor:
 
 def synchronise_bn(model: nn.Module) -> None:
     """Every BN of `model` takes its statistics from all processes. In place; parameters and keys stay what they are."""
-    for module in model.modules():
+    for name, module in model.named_modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SynchronisedBatchNorm2d
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise UsageError(f"--sync-bn: {name} is a {type(module).__name__}, which is not synchronised; leave it out")
