@@ -83,7 +83,7 @@ def test_the_weights_in_the_file_are_the_library_s_own_state_dict(photos: Path, 
 def test_a_library_s_model_is_begun_with_for_other_classes_in_grey_and_partly_frozen(
     photos: Path, tmp_path: Path
 ) -> None:
-    alike = {"mean": (0.4,) * 3, "std": (0.25,) * 3}
+    alike: dict[str, Any] = {"mean": (0.4,) * 3, "std": (0.25,) * 3}
     begin = wrn.train(photos, arch=SMALL[0], out=tmp_path / "begin", **OPTIONS, **alike)
     other = shapes(tmp_path / "other", {"bar": 20, "ring-disc": 20, "dot": 20}, size=32)
     lines = list[str]()
