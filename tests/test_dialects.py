@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wideresnet.dialects import ARCHITECTURES, FORMS, Architecture, arch_name, parse_arch
+from wideresnet.dialects import ARCHITECTURES, DIALECTS, FORMS, Architecture, arch_name, find_dialect, parse_arch
 from wideresnet.model import Options, Variant, WideResNetClassifier
 
 PUBLISHED = {  # depth → widen factors: the nets of table b2 of the published numbers
@@ -108,3 +108,9 @@ def test_every_row_can_be_built_and_says_who_uses_it(row: Architecture) -> None:
     with torch.device("meta"):
         model = WideResNetClassifier(10, **parse_arch(row.name))
     assert arch_name(model.architecture) == row.name
+
+
+def test_no_name_of_a_dialect_is_anothers() -> None:
+    names = [name for row in DIALECTS for name in (row.name, *row.aliases)]
+    assert sorted(names) == sorted(set(names))
+    assert all(find_dialect(name.upper()) in DIALECTS for name in names)

@@ -81,6 +81,7 @@ ROWS: tuple[Dialect, ...] = (
         licence="Apache-2.0",
         options=PAPER,
         inputs={ANY: ZAGORUYKO},
+        aliases=("energy-ood", "openood", "pytorch-ood"),
     ),
     Dialect(
         name="odin",
@@ -128,6 +129,7 @@ ROWS: tuple[Dialect, ...] = (
         inputs={ANY: Input(per_image=True)},
         inside=True,
         quirks="weights of mma_training may not be used commercially (CC BY-NC-SA)",
+        aliases=("mma-training",),
     ),
     Dialect(
         name="advertorch-bare",
@@ -205,6 +207,7 @@ ROWS: tuple[Dialect, ...] = (
         keys=_TRADES,
         inputs={ANY: CIFAR10},
         quirks="its released TRADES files take [0, 1] instead: import these as trades",
+        aliases=("p2333",),
     ),
     *(
         Dialect(
@@ -237,6 +240,7 @@ ROWS: tuple[Dialect, ...] = (
         options=PAPER,
         inputs={ANY: PLUS_MINUS_ONE},
         inside=True,
+        aliases=("hendrycks2019",),
     ),
     *(
         Dialect(
@@ -249,6 +253,7 @@ ROWS: tuple[Dialect, ...] = (
             inputs=inputs,
             inside=True,
             quirks="mu and sigma are mostly absent from published files; where they are there, they are read",
+            aliases=() if name == "augmix" else (name,),
         )
         for name, paper, inputs in _ROBUSTBENCH_INPUTS
     ),
@@ -260,6 +265,7 @@ ROWS: tuple[Dialect, ...] = (
         options=PAPER,
         inputs={ANY: Input(per_image=True)},
         inside=True,
+        aliases=("ding2020mma",),
     ),
     Dialect(
         name="robustbench-pang2020boosting",
@@ -271,6 +277,7 @@ ROWS: tuple[Dialect, ...] = (
         inputs={ANY: CIFAR10},
         inside=True,
         quirks="the source's forward pass overwrites fc.weight by its rows of length 1; ours leaves it",
+        aliases=("pang2020boosting",),
     ),
     Dialect(
         name="robustbench-dai2021pssilu",
@@ -281,6 +288,7 @@ ROWS: tuple[Dialect, ...] = (
         inputs={ANY: ZERO_ONE},
         inside=True,
         quirks="one activation, learnt, under the key of every block",
+        aliases=("dai2021pssilu",),
     ),
     Dialect(
         name="robustbench-huang2021",
@@ -293,6 +301,7 @@ ROWS: tuple[Dialect, ...] = (
         inside=True,
         quirks="widths and numbers of blocks differ from stage to stage",
         read_off=("num_blocks", "widths"),
+        aliases=("huang2021",),
     ),
     Dialect(
         name="yu1ut-mixmatch",
