@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from wideresnet import dialects
+from wideresnet import model as network
 from wideresnet.errors import UsageError
 from wideresnet.model import WideResNetClassifier
 from wideresnet.networks import libraries
@@ -117,6 +117,10 @@ def class_layer(model: nn.Module) -> str:
 def count_macs(model: nn.Module, channels: int, size: int) -> int:
     """Multiply-accumulates of the convolutions and matrices for one picture. `model`, on the meta device, is left in
     eval mode. Raises ValueError if it takes no pictures of that size, or does not answer with logits."""
+    if isinstance(model, WideResNetClassifier):
+        return network.count_macs(model, size, size)
+    from torch.utils.flop_counter import FlopCounterMode  # imports a good part of torch
+
     with FlopCounterMode(display=False) as counter:
         try:
             answer = model.eval()(torch.empty(1, channels, size, size, device="meta"))
