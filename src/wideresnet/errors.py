@@ -78,6 +78,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         return any(one in str(error) for one in words) and "primitive descriptor" not in str(error)
     if isinstance(error, ImportError):
         return "failed to map segment" in str(error)
+    if isinstance(error, SystemError):  # where there was no memory left for the exception itself
+        return "without exception set" in str(error) or "without setting an exception" in str(error)
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 

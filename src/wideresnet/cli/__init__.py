@@ -50,14 +50,14 @@ def run(tokens: list[str]) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough: `wrn predict … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (MemoryError, RuntimeError, OSError, ImportError) as error:
+    except (MemoryError, RuntimeError, OSError, ImportError, SystemError) as error:
         if is_out_of_memory(error):
             say_error(
                 "out of memory; what was written before is whole. To train, give a smaller --batch-size or --size; "
                 "to read pictures, --cache disk or off",
                 error,
             )
-        elif isinstance(error, RuntimeError | ImportError):
+        elif isinstance(error, RuntimeError | ImportError | SystemError):
             raise
         else:
             say_error(f"stopped: {str(error) or type(error).__name__}", error)
