@@ -12,7 +12,7 @@ from wideresnet.dialects.architectures import (
 )
 from wideresnet.dialects.containers import WRITTEN, content, read
 from wideresnet.dialects.dialect import Dialect
-from wideresnet.dialects.inputs import Input
+from wideresnet.dialects.inputs import Input, three
 from wideresnet.dialects.keys import Keys
 from wideresnet.dialects.matching import TRAINING_ONLY, Fit, Misfit, fit, fits, input_for, to_ours, to_theirs
 from wideresnet.dialects.refused import refused
@@ -44,6 +44,7 @@ __all__ = [
     "parse_arch",
     "read",
     "refused",
+    "three",
     "to_ours",
     "to_theirs",
     "unwrap",

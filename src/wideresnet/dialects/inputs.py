@@ -1,8 +1,15 @@
 """What the sources do to an image before their network sees it: the values, each written once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 Triple = tuple[float, float, float]
+
+
+def three(values: Sequence[float]) -> Triple:
+    """One number for every channel, or three."""
+    first, second, third = tuple(values) * (3 if len(values) == 1 else 1)
+    return first, second, third
 
 
 @dataclass(frozen=True, slots=True)

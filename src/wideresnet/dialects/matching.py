@@ -45,13 +45,26 @@ class Fit:
     @property
     def input(self) -> Input | None:
         """What the source does to its images; None where that depends on a data set that the classes do not tell."""
-        return input_for(self.dialect, self.architecture["num_classes"], self.architecture["in_channels"])
+        return self.input_of("")
+
+    def input_of(self, data_set: str) -> Input | None:
+        """As `input`, of a data set that is named."""
+        return input_for(self.dialect, self.architecture["num_classes"], self.architecture["in_channels"], data_set)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those that the logits depend on."""
+        return {name: self.architecture[name] for name in asdict(Variant()) if name not in TRAINING_ONLY}
+
+    @property
+    def computes(self) -> tuple[Any, ...]:
+        """What the logits of an input follow from: equal for two fits that make the same network."""
+        return (*self.options.items(), self.dialect.keys.spectral)
 
     @property
     def meaning(self) -> tuple[Any, ...]:
         """What the logits of an image follow from; equal for two fits, and no file needs to choose between them."""
-        options = {name: self.architecture[name] for name in asdict(Variant()) if name not in TRAINING_ONLY}
-        return (tuple(options.items()), self.input, self.dialect.keys.spectral)
+        return (self.computes, self.input)
 
 
 def input_for(dialect: Dialect, num_classes: int, in_channels: int = 3, data_set: str = "") -> Input | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wideresnet import data as data_room
 from wideresnet import dialects, engines, runtime
+from wideresnet.data.listing import ALL
 from wideresnet.dialects import Dialect, Fit, Found, Input
 from wideresnet.errors import ModelFileError, UsageError
 from wideresnet.model import WideResNetClassifier
@@ -84,9 +85,9 @@ def candidates_of(
     grouped = dict[Any, Candidate]()
     inside = {fit.dialect.name: _in_file(found, fit, checkpoint) for fit in fits}
     # Of dialects that keep mean and std among their tensors, the one whose code has those of the file comes first.
-    for fit in sorted(fits, key=lambda fit: (own := inside[fit.dialect.name]) is not None and own != _input(fit, "")):
-        source = given or inside[fit.dialect.name] or _input(fit, dataset)
-        key = (fit.meaning[0], source, fit.meaning[2])
+    for fit in sorted(fits, key=lambda fit: (own := inside[fit.dialect.name]) is not None and own != fit.input):
+        source = given or inside[fit.dialect.name] or fit.input_of(dataset)
+        key = (fit.computes, source)
         before = grouped.get(key)
         names = (*(before.names if before else ()), fit.dialect.name)
         grouped[key] = replace(before, names=names) if before else Candidate(names, fit, source, len(grouped))
@@ -95,11 +96,6 @@ def candidates_of(
     # A source that normalises other data sets alone was not trained on the one that is named.
     trained = [each for each in grouped.values() if each.input is not None or not each.fit.dialect.inputs]
     return trained or list(grouped.values())
-
-
-def _input(fit: Fit, dataset: str) -> Input | None:
-    shape = fit.architecture
-    return dialects.input_for(fit.dialect, int(shape["num_classes"]), int(shape["in_channels"]), dataset)
 
 
 def _in_file(found: Found, fit: Fit, checkpoint: Path) -> Input | None:
@@ -117,7 +113,7 @@ def _in_file(found: Found, fit: Fit, checkpoint: Path) -> Input | None:
 
 def described(candidates: Sequence[Candidate]) -> list[str]:
     """One line a candidate: its dialects, its accuracy if measured, and what sets it apart."""
-    options = [dict(candidate.fit.meaning[0]) for candidate in candidates]
+    options = [candidate.fit.options for candidate in candidates]
     varying = [name for name in options[0] if len({str(each[name]) for each in options}) > 1]
     width = max(len(", ".join(candidate.names)) for candidate in candidates)
     return [
@@ -148,7 +144,7 @@ class Ground:
         shape = (preprocess.size, preprocess.channels)
         if shape not in self.loaded:
             parts = data_room.load(self.listing, preprocess, cache="auto", max_bad=self.max_bad, watch=self.watch).parts
-            part = next(name for name in ("test", "val", "all", "train") if name in parts)
+            part = next(name for name in ("test", "val", ALL, "train") if name in parts)
             self.loaded[shape] = (part, parts[part])
         _, all_of_it = self.loaded[shape]
         rows = torch.linspace(0, len(all_of_it) - 1, min(at_most, len(all_of_it)), dtype=torch.float64)
@@ -232,18 +228,13 @@ def _may_be_as_good(other: Candidate, first: Candidate) -> bool:
     if len(other.right) != len(first.right):
         return False  # beaten in an earlier round
     only_first, only_other = int((first.right & ~other.right).sum()), int((other.right & ~first.right).sum())
-    return _chance(only_first, only_first + only_other, 0.5) > _CHANCE
+    return _chance(only_first, only_first + only_other) > _CHANCE
 
 
-def _chance(successes: int, trials: int, share: float) -> float:
-    """How likely so many successes or more are, if each comes with probability `share` (the binomial's upper tail)."""
-    logs = math.log(share), math.log1p(-share)
+def _chance(successes: int, trials: int) -> float:
+    """How likely so many successes or more are, if each comes by the toss of a coin (the binomial's upper tail)."""
     terms = (
-        math.lgamma(trials + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(trials - k + 1)
-        + k * logs[0]
-        + (trials - k) * logs[1]
+        math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1) - trials * math.log(2)
         for k in range(successes, trials + 1)
     )
     return min(1.0, math.fsum(map(math.exp, terms)))
@@ -273,5 +264,4 @@ def given_input(mean: Sequence[float] | None, std: Sequence[float] | None) -> In
     for name, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, 3):
             raise UsageError(f"--{name}: {len(values)} numbers; expected 3, or 1 for gray images")
-    (m1, m2, m3), (s1, s2, s3) = (tuple(values) * (3 if len(values) == 1 else 1) for values in (mean, std))
-    return Input((m1, m2, m3), (s1, s2, s3))
+    return Input(dialects.three(mean), dialects.three(std))

@@ -1,9 +1,8 @@
 """`convert`: one of our model files → a checkpoint under a dialect's keys, for code bases that read these."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from wideresnet import dialects, files, hub, networks
 from wideresnet.checkpoint import Card, load_model
 from wideresnet.dialects import Dialect
 from wideresnet.errors import ModelFileError, UsageError
-from wideresnet.model import Options, Variant
+from wideresnet.model import Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +71,10 @@ def _as_found(
 
 
 def _translated(state: Mapping[str, Tensor], card: Card, dialect: Dialect) -> tuple[dict[str, Tensor], list[str]]:
-    mine = _options(card.architecture)
-    theirs = {**asdict(Variant(**dialect.options)), **_free(card, dialect)}
-    differing = [name for name, value in theirs.items() if mine[name] != value and name not in dialects.TRAINING_ONLY]
-    if differing:
-        said = ", ".join(f"{name} is {mine[name]}, there {theirs[name]}" for name in differing)
-        same = [
-            other.name
-            for other in dialects.DIALECTS
-            if _same(mine, {**asdict(Variant(**other.options)), **_free(card, other)})
-        ]
+    differing = _differing(card, dialect)
+    if differing.keys() - set(dialects.TRAINING_ONLY):
+        said = ", ".join(told for name, told in differing.items() if name not in dialects.TRAINING_ONLY)
+        same = [row.name for row in dialects.DIALECTS if _differing(card, row).keys() <= set(dialects.TRAINING_ONLY)]
         instead = f"Dialects that compute as it does: {', '.join(same)}" if same else "No dialect computes as it does"
         raise UsageError(
             f"{dialect.name} computes another network ({said}): under its keys these weights would answer otherwise, "
@@ -100,31 +93,19 @@ def _translated(state: Mapping[str, Tensor], card: Card, dialect: Dialect) -> tu
             )
         for key, values in ((dialect.keys.mean, card.preprocess.mean), (dialect.keys.std, card.preprocess.std)):
             tensors[key] = torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
-    notes = [
-        f"{name} is {mine[name]}, there {theirs[name]}: matters to further training alone"
-        for name in dialects.TRAINING_ONLY
-        if mine[name] != theirs[name]
-    ]
-    return tensors, notes
+    return tensors, [f"{told}: matters to further training alone" for told in differing.values()]
 
 
-def _same(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-    return all(mine[name] == value for name, value in theirs.items() if name not in dialects.TRAINING_ONLY)
-
-
-def _free(card: Card, dialect: Dialect) -> Options:
-    """What a source takes as it comes: what its row says that the keys show."""
-    mine = _options(card.architecture)
-    free: Any = {name: mine[name] for name in dialect.read_off}
-    if (mine["widths"] or (16 * int(card.architecture["widen_factor"]),))[0] > 16:
-        free["projection"] = mine["projection"]  # no difference where stage 1 widens
-    typed: Options = free
-    return typed
-
-
-def _options(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = asdict(Variant())
-    return asdict(Variant(**{name: architecture[name] for name in defaults if name in architecture}))
+def _differing(card: Card, dialect: Dialect) -> dict[str, str]:
+    """Options in which the network is not the dialect's, each in words; not those that a source takes as they come."""
+    names = [field.name for field in fields(Variant)]
+    mine = Variant(**{name: card.architecture[name] for name in names if name in card.architecture})
+    theirs = Variant(**dialect.options)
+    free = set(dialect.read_off)
+    if (mine.widths or (16 * int(card.architecture["widen_factor"]),))[0] > 16:
+        free.add("projection")  # no difference where stage 1 widens
+    pairs = {name: (getattr(mine, name), getattr(theirs, name)) for name in names if name not in free}
+    return {name: f"{name} is {own}, there {other}" for name, (own, other) in pairs.items() if own != other}
 
 
 def _notes(card: Card, dialect: Dialect, tensors: Mapping[str, Tensor]) -> list[str]:
@@ -139,7 +120,7 @@ def _notes(card: Card, dialect: Dialect, tensors: Mapping[str, Tensor]) -> list[
     own = [value for key, value in tensors.items() if key.endswith((dialect.keys.mean, dialect.keys.std))]
     if dialect.keys.mean and len(own) == 2:  # written with the weights, and used from there
         mean, std = (tuple(value.flatten().tolist()) for value in own)
-        theirs = dialects.Input(_three(mean), _three(std))
+        theirs = dialects.Input(dialects.three(mean), dialects.three(std))
     channels = mine.channels
     usual = "what the data set needs" if theirs is None else str(theirs)
     same = theirs is not None and (theirs.per_image, theirs.border) == (mine.per_image, mine.border)
@@ -147,11 +128,6 @@ def _notes(card: Card, dialect: Dialect, tensors: Mapping[str, Tensor]) -> list[
         numbers = zip((*theirs.mean[:channels], *theirs.std[:channels]), (*mine.mean, *mine.std), strict=True)
         same = all(abs(one - other) < 1e-6 for one, other in numbers)
     if not same:
-        wanted = dialects.Input(_three(mine.mean), _three(mine.std), mine.per_image, mine.border)
+        wanted = dialects.Input(dialects.three(mine.mean), dialects.three(mine.std), mine.per_image, mine.border)
         notes.append(f"these weights want the input {wanted}; {dialect.name}'s code has {usual}: set it there")
     return notes
-
-
-def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
-    first, second, third = values * (3 if len(values) == 1 else 1)
-    return first, second, third
