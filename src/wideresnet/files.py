@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,25 @@ def check_replaceable(path: Path, suffix: str, option: str) -> None:
         raise UsageError(f"{option} {path}: a {'folder' if path.is_dir() else 'device'}; expected a {suffix} file")
     if path.exists() and path.suffix.lower() != suffix:
         raise UsageError(f"{option} {path}: exists and is no {suffix} file, so it is not written over; choose another")
+
+
+def file_to_write(out: str | Path | None, default: str, suffixes: Sequence[str], *, read: Mapping[Path, str]) -> Path:
+    """Where a command that makes a new file of others writes: `out`, else `default` in the current folder. read: the
+    files that it reads, and what each is called.
+
+    Raises UsageError on another suffix, on what `check_replaceable` refuses, on one of `read`, and on a default that is
+    there already: nothing is lost that nobody named.
+    """
+    target = Path(default) if out is None else Path(out)
+    if out is None and target.exists():
+        raise UsageError(f"{target}: exists; name the file to write with --out")
+    if target.suffix.lower() not in suffixes:
+        raise UsageError(f"--out {target}: expected a name that ends in {', '.join(suffixes)}")
+    check_replaceable(target, target.suffix.lower(), "--out")
+    for own, what in read.items():
+        if target.exists() and own.exists() and target.samefile(own):
+            raise UsageError(f"--out {target}: is {what} itself, which would be lost; choose another name")
+    return target
 
 
 def share(temporary: Path) -> None:

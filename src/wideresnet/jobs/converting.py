@@ -32,14 +32,8 @@ def convert(model: str | Path, dialect: str, out: str | Path | None = None, *, d
     target_dialect = dialects.find_dialect(dialect)
     file = load_model(hub.model_file(model, download=download))
     name = Path(model).resolve()
-    target = Path(f"{name.stem}-{target_dialect.name}.pth") if out is None else Path(out)
-    if target.suffix.lower() not in dialects.WRITTEN:
-        raise UsageError(f"--out {target}: expected a name that ends in {', '.join(dialects.WRITTEN)}")
-    if out is None and target.exists():
-        raise UsageError(f"{target}: exists; name the file to write with --out")
-    files.check_replaceable(target, target.suffix.lower(), "--out")
-    if target.exists() and name.exists() and any(target.samefile(own) for own in (name, name / "model.safetensors")):
-        raise UsageError(f"--out {target}: is the model file itself, which would be lost; choose another name")
+    own = dict.fromkeys((name, name / "model.safetensors"), "the model file")
+    target = files.file_to_write(out, f"{name.stem}-{target_dialect.name}.pth", dialects.WRITTEN, read=own)
     state, card = file.model.state_dict(), file.card
     if "library" in card.architecture:
         arch = networks.arch_name(card.architecture)

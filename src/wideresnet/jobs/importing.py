@@ -78,7 +78,8 @@ def import_checkpoint(
     UsageError, DataError.
     """
     checkpoint = Path(checkpoint)
-    target = _target(checkpoint, out)
+    stem = checkpoint.name.split(".")[0] or "checkpoint"  # model_best.pth.tar → model_best
+    target = files.file_to_write(out, f"{stem}-wrn.safetensors", (".safetensors",), read={checkpoint: "the checkpoint"})
     if dataset is not None and dataset not in DATA_SETS:
         raise UsageError(f"--dataset {dataset}{nearest(dataset, DATA_SETS)}")
     named = None if dialect is None else dialects.find_dialect(dialect)
@@ -123,20 +124,6 @@ def import_checkpoint(
     _write(target, found, fit, checkpoint, class_names=names, preprocess=preprocess, figures=figures)
     arch = f"wrn_{fit.architecture['depth']}_{fit.architecture['widen_factor']}.{fit.dialect.name}"
     return Imported(target, fit.dialect.name, arch, num_classes, preprocess, tuple(candidates), tuple(notes))
-
-
-def _target(checkpoint: Path, out: str | Path | None) -> Path:
-    """The file to write. Raises UsageError where that would lose one."""
-    stem = checkpoint.name.split(".")[0] or "checkpoint"  # model_best.pth.tar → model_best
-    target = Path(f"{stem}-wrn.safetensors") if out is None else Path(out)
-    if out is None and target.exists():
-        raise UsageError(f"{target}: exists; name the file to write with --out")
-    if target.suffix.lower() != ".safetensors":
-        raise UsageError(f"--out {target}: expected a name that ends in .safetensors")
-    files.check_replaceable(target, ".safetensors", "--out")
-    if target.exists() and checkpoint.exists() and target.samefile(checkpoint):
-        raise UsageError(f"--out {target}: is the checkpoint itself, which would be lost; choose another name")
-    return target
 
 
 def _check_shape(fit: Fit, dataset: str | None, checkpoint: Path) -> int:
