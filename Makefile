@@ -7,24 +7,24 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 HAS_PIP := $(BIN)/python -m pip --version >/dev/null 2>&1
 READY := $(VENV)/ready
 TOOLS := $(VENV)/ready-tools
+KERNELS := src/wideresnet/kernels
 
 .PHONY: setup demo check fix test bench notebooks clean
 .DEFAULT_GOAL := demo
 
 setup: $(TOOLS)
 
-$(READY): pyproject.toml constraints.txt
+# With the tools comes every extra, for the tests. One rule makes both, so that the kernels are compiled once.
+.NOTPARALLEL:
+$(READY) $(TOOLS): pyproject.toml setup.py constraints.txt $(wildcard $(KERNELS)/csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than Python 3.11; name another: make PYTHON=python3.12"; exit 2; }
 	@echo "setting up $(VENV) (torch is large: a few minutes the first time)"
 	@$(HAS_PIP) || { $(PYTHON) -m venv $(VENV) 2>/dev/null && $(HAS_PIP); } || $(PYTHON) -m venv --clear $(VENV)
-	@$(PIP) --editable .
-	@touch $(READY)
-
-# What checks and tests need besides: tools, and every extra.
-$(TOOLS): $(READY)
-	@$(PIP) --editable '.[dev]'
-	@touch $(TOOLS)
+	@$(PIP) --editable '.$(if $(filter $(TOOLS),$@),[dev])'
+	@test -e $(KERNELS)/_kernels.so || \
+	  echo "kernels for the CPU: not built, torch computes instead; $(BIN)/pip install --verbose --editable . says why"
+	@touch $(READY) $@
 
 demo: $(READY)
 	$(BIN)/wrn demo
@@ -49,4 +49,4 @@ notebooks: setup
 	$(BIN)/jupytext --to ipynb notebooks/*.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info src/*.egg-info
+	rm -rf $(VENV) build dist *.egg-info src/*.egg-info $(KERNELS)/_kernels.so
