@@ -26,6 +26,7 @@ ROOMS: dict[str, set[str]] = {  # in order, front to back; the packages that eac
     "recipes": set(),
     "augment": {"torch", "torchvision"},
     "model": {"torch"},
+    "kernels": {"torch"},
     "dialects": {"torch", "safetensors"},
     "networks": {"torch", "safetensors"},
     "checkpoint": {"torch", "safetensors"},

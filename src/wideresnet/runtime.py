@@ -244,3 +244,13 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         self._restore()
+
+
+_said: set[str] = set()
+
+
+def say_once(text: str) -> None:
+    """One line on stderr, the first time that this process says it."""
+    if text not in _said:
+        _said.add(text)
+        print(text, file=sys.stderr)

@@ -1,0 +1,8 @@
+"""Our own kernels for the CPU, where the package was built with a C++ compiler: csrc/ computes, the rest plans.
+
+Public: `accelerate`. docs/kernels.md says how it works and how exact it is.
+"""
+
+from wideresnet.kernels.accelerated import Accelerated, accelerate, why_not
+
+__all__ = ["Accelerated", "accelerate", "why_not"]

@@ -1,0 +1,164 @@
+"""A WideResNetClassifier, computed by our own kernels where they can: the same call, the same answer, several times as
+fast on a CPU."""
+
+import threading
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wideresnet import runtime
+from wideresnet.kernels import library, plan
+from wideresnet.kernels.network import Network
+from wideresnet.model import PSSiLU, SameConv2d, WideResidualBlock, WideResNetBackbone, WideResNetClassifier
+
+BOUND = 1e-5  # of the logits' range: what F(4×4) may lose against a convolution without transforms
+_KNOWN = {
+    *(nn.Conv2d, SameConv2d, nn.BatchNorm2d, nn.Linear, nn.AdaptiveAvgPool2d, nn.Sequential, nn.Identity, nn.Dropout),
+    *(nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.ELU, nn.Softplus, PSSiLU),
+    *(WideResidualBlock, WideResNetBackbone, WideResNetClassifier),
+}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def why_not(model: nn.Module) -> str | None:
+    """Why the kernels cannot compute `model` at all, or None: not built, another network, another device or dtype."""
+    if isinstance(loaded := library.load(), str):
+        return f"the kernels are {loaded}"
+    for name, module in model.named_modules():
+        if type(module) not in _KNOWN:
+            return f"{name or 'the model'} is a {type(module).__name__}, which the kernels do not know"
+    if not isinstance(model, WideResNetClassifier):
+        return f"the model is a {type(model).__name__}, not a WideResNetClassifier"
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        unfit = (
+            (tensor.device.type != "cpu", f"on {tensor.device}, not on the CPU"),
+            (tensor.is_floating_point() and tensor.dtype != torch.float32, f"{tensor.dtype}, not float32"),
+            (tensor.is_inference(), "made in inference mode, where a change could not be noticed"),
+        )
+        if reason := next((why for wrong, why in unfit if wrong), None):
+            return f"{name} is {reason}"
+    return None
+
+
+def accelerate(model: nn.Module) -> nn.Module:
+    """`model` with the same call, computed by our own kernels on the CPU where they can; else `model` does it itself.
+
+    Its weights are packed at the first call; when one changes (an optimiser's step, `load_state_dict`), they are packed
+    anew. A write through `tensor.data`, which torch itself does not notice, is not noticed either. A forward pass that
+    needs gradients, in training mode, on another device or dtype, or with hooks on inner modules is `model`'s own; so
+    is everything if the kernels are not there or do not know the network, which is said once on stderr.
+    Logits are within 1e-5 of their range (docs/kernels.md); the batch a picture is in does not matter to that.
+    """
+    if isinstance(model, Accelerated):
+        return model
+    if reason := why_not(model):
+        runtime.say_once(f"kernels: {reason}; torch computes")
+        return model
+    assert isinstance(model, WideResNetClassifier)
+    return Accelerated(model)
+
+
+class _Seen:
+    """A model as it was: its modules, and each weight's place and version. Asked at every call, so it is quick."""
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = list(model.modules())
+        self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        members = [members for m in modules for members in (m._parameters, m._buffers, m._modules)]
+        self._places = [(each, name) for each in members for name in each if name != "num_batches_tracked"]
+        self._things = [each[name] for each, name in self._places]
+        self._tensors = [thing for thing in self._things if isinstance(thing, Tensor)]
+        self._ids, self._versions, self._addresses = self._now()
+
+    def _now(self) -> tuple[list[int], list[int], list[int]]:
+        ids = [id(members.get(name)) for members, name in self._places]
+        return ids, [t._version for t in self._tensors], [t.data_ptr() for t in self._tensors]
+
+    def changed(self) -> bool:
+        return (self._ids, self._versions, self._addresses) != self._now()
+
+
+class Accelerated(nn.Module):
+    """What `accelerate` makes. `model` is the network itself, and shares its weights and its mode."""
+
+    def __init__(self, model: WideResNetClassifier) -> None:
+        super().__init__()
+        self.model = model
+        self.train(model.training)
+        self._lock = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._network: Network | None = None
+        self._seen: _Seen | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Packed weights are not copied and not pickled: they are made anew."""
+        made = ("_lock", "_network", "_seen")
+        return {name: value for name, value in self.__dict__.items() if name not in made}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._lock = threading.Lock()
+        self._forget()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, in_channels, H, W] → logits [N, num_classes], as the model's own forward."""
+        shape_fits = x.dim() == 4 and x.shape[1] == self.model.backbone.in_channels
+        if not shape_fits or x.numel() == 0:  # the model has its own word for it
+            return self.model(x)  # type: ignore[no-any-return]
+        if reason := self._not_now(x):
+            runtime.say_once(f"kernels: {reason}; torch computes")
+            return self.model(x)  # type: ignore[no-any-return]
+        with self._lock, torch.no_grad():
+            return self._answer(x)
+
+    def _not_now(self, x: Tensor) -> str | None:
+        """Why this call is the model's own."""
+        grads = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.model.parameters()))
+        unfit = (
+            (self.training or self.model.training, "the model is in training mode"),
+            (x.dtype != torch.float32 or x.device.type != "cpu", f"an input of {x.dtype} on {x.device.type}"),
+            (grads, "gradients are wanted (torch.no_grad() or torch.inference_mode() says that they are not)"),
+            (torch.is_autocast_enabled("cpu"), "autocast is on"),
+            (torch.compiler.is_compiling() or torch.jit.is_tracing(), "the model is being traced"),  # type: ignore[attr-defined,no-untyped-call]
+            (self._seen is not None and any(self._seen.hooks), "the model has hooks"),
+        )
+        return next((why for wrong, why in unfit if wrong), None)
+
+    def _answer(self, x: Tensor) -> Tensor:
+        threads = torch.get_num_threads()
+        network = self._current()
+        logits = network(x, threads)
+        if network.algorithm != "direct" and not logits.isfinite().all():
+            # Winograd's transforms overflow some 100 times before the network itself does: what is not finite here may
+            # be there.
+            logits = self._made("direct")(x, threads)
+        return logits
+
+    def _current(self) -> Network:
+        """The network of the weights as they are now."""
+        if self._network is None or self._seen is None or self._seen.changed():
+            if reason := why_not(self.model):
+                raise ValueError(f"kernels: {reason}; call accelerate() on the model as it is now")
+            self._network, self._seen = self._within_bound(), _Seen(self.model)
+        return self._network
+
+    def _made(self, algorithm: plan.Algorithm) -> Network:
+        loaded = library.load()
+        assert isinstance(loaded, library.Library)
+        return Network(plan.lower(self.model), loaded, next(iter(loaded.isas)), algorithm)
+
+    def _within_bound(self) -> Network:
+        """The fastest algorithm that answers to noise as a convolution without transforms does, within BOUND."""
+        random = torch.Generator().manual_seed(0)
+        noise = torch.randn(2, self.model.backbone.in_channels, 16, 16, generator=random)
+        expected = self._made("direct")(noise, torch.get_num_threads())
+        for algorithm in ("fast", "exact"):
+            network = self._made(algorithm)
+            answer = network(noise, torch.get_num_threads())
+            if (answer - expected).abs().max() <= BOUND * expected.abs().max():  # NaN fails
+                return network
+            runtime.say_once(f"kernels: {algorithm} algorithms lose too much on this model; a slower one computes")
+        return self._made("direct")

@@ -1,0 +1,82 @@
+// Matrix products: rows of A, each element sent to all lanes, times packed panels of B, held in registers.
+#pragma once
+#include "layers.h"
+
+namespace {
+
+#if WRN_LANES == 16
+constexpr int kMaxRows = 14;  // 28 sums, 2 vectors of B, 1 of A: 31 of 32 registers
+#elif WRN_LANES == 8
+constexpr int kMaxRows = 6;   // 12 sums, of 16 registers
+#elif defined(__aarch64__)
+constexpr int kMaxRows = 12;  // 24 sums, of 32 registers
+#else
+constexpr int kMaxRows = 4;
+#endif
+
+// Panels that come from the third cache or from memory are fetched into the second so many floats ahead (64 KB: memory's latency at full speed).
+constexpr Index kAhead = 16384;
+
+// sums[i][v] += Σ_k a[i·stride + k] · b[(k·kVecs + v)·lanes …] for i < kRows, in the order of k: the same sum whatever
+// kRows is, so that a picture's result depends on no other picture.
+template <int kRows, int kVecs, bool kStream = false>
+WRN_INLINE void multiply(Index depth, const float* a, Index stride, const float* b, vec (&sums)[kRows][kVecs]) {
+  // Four rows share a base: with 1, 2 and 3 strides as index they need few registers for addresses.
+  const Index stride3 = 3 * stride;
+  constexpr int kBases = (kRows + 3) / 4;
+  const float* base[kBases];
+#pragma GCC unroll 4
+  for (int i = 0; i < kBases; i++) base[i] = a + 4 * i * stride;
+#pragma GCC unroll 4
+  for (Index k = 0; k < depth; k++) {
+    vec right[kVecs];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVecs; v++) {
+      right[v] = load(b + (k * kVecs + v) * kLanes);
+      if (kStream) __builtin_prefetch(b + (k * kVecs + v) * kLanes + kAhead, 0, 2);
+    }
+#pragma GCC unroll 14
+    for (int i = 0; i < kRows; i++) {
+      const float* row = base[i / 4] + (i % 4 == 3 ? stride3 : (i % 4) * stride);
+      const vec left = splat(row[k]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVecs; v++) sums[i][v] += left * right[v];
+    }
+  }
+}
+
+template <int kRows, int kVecs, bool kStream>
+void block(Index depth, const float* a, Index stride, const float* b, float* m, Index m_stride, bool add) {
+  vec sums[kRows][kVecs];
+#pragma GCC unroll 14
+  for (int i = 0; i < kRows; i++)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVecs; v++) sums[i][v] = add ? load(m + i * m_stride + v * kLanes) : vec{};
+  multiply<kRows, kVecs, kStream>(depth, a, stride, b, sums);
+#pragma GCC unroll 14
+  for (int i = 0; i < kRows; i++)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVecs; v++) store(m + i * m_stride + v * kLanes, sums[i][v]);
+}
+
+using Block = void (*)(Index, const float*, Index, const float*, float*, Index, bool);
+template <int kVecs, bool kStream, int... kRows>
+constexpr auto blocks_of(std::integer_sequence<int, kRows...>) {
+  return std::array<Block, sizeof...(kRows)>{block<kRows + 1, kVecs, kStream>...};
+}
+template <int kVecs, bool kStream>
+constexpr auto kBlocks = blocks_of<kVecs, kStream>(std::make_integer_sequence<int, kMaxRows>{});
+
+// m[rows][kVecs·lanes] (+)= a[rows][depth] · b, the rows in blocks as equal as they can be.
+template <int kVecs>
+WRN_INLINE void multiply_panel(Index rows, Index depth, const float* a, Index stride, const float* b, float* m,
+                               Index m_stride, bool add, bool stream) {
+  const Index num = divide_up(rows, kMaxRows);
+  for (Index i = 0; i < num; i++) {
+    const Index first = rows * i / num, count = rows * (i + 1) / num - first;
+    const Block f = stream ? kBlocks<kVecs, true>[count - 1] : kBlocks<kVecs, false>[count - 1];
+    f(depth, a + first * stride, stride, b, m + first * m_stride, m_stride, add);
+  }
+}
+
+}  // namespace

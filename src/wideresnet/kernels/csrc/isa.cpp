@@ -1,0 +1,89 @@
+// Everything that computes, compiled once for each instruction set: WRN_ISA is its name, WRN_LANES its width.
+#include <array>
+#include <type_traits>
+#include <utility>
+
+#include "direct.h"
+#include "ends.h"
+#include "isa.h"
+#include "winograd.h"
+
+namespace {
+
+void run_activate(const wrn_op& op, const Work& work) {
+  switch (op.act_in) {
+    case WRN_NONE: return activate<WRN_NONE>(op, work);
+    case WRN_RELU: return activate<WRN_RELU>(op, work);
+    case WRN_LEAKY: return activate<WRN_LEAKY>(op, work);
+    case WRN_SILU: return activate<WRN_SILU>(op, work);
+    case WRN_GELU: return activate<WRN_GELU>(op, work);
+    case WRN_ELU: return activate<WRN_ELU>(op, work);
+    case WRN_SOFTPLUS: return activate<WRN_SOFTPLUS>(op, work);
+    case WRN_PSSILU: return activate<WRN_PSSILU>(op, work);
+  }
+}
+
+void run_head(const wrn_op& op, const Work& work) {
+  switch (op.act_in) {
+    case WRN_NONE: return head<WRN_NONE>(op, work);
+    case WRN_RELU: return head<WRN_RELU>(op, work);
+    case WRN_LEAKY: return head<WRN_LEAKY>(op, work);
+    case WRN_SILU: return head<WRN_SILU>(op, work);
+    case WRN_GELU: return head<WRN_GELU>(op, work);
+    case WRN_ELU: return head<WRN_ELU>(op, work);
+    case WRN_SOFTPLUS: return head<WRN_SOFTPLUS>(op, work);
+    case WRN_PSSILU: return head<WRN_PSSILU>(op, work);
+  }
+}
+
+void memory(const wrn_op& op, int64_t& shared, int64_t& own) {
+  Index of_all = 0, of_each = 0;
+  switch (op.kind) {
+    case WRN_STEM: of_each = stem_memory(op); break;
+    case WRN_WINOGRAD: with_scheme(op, [&](auto scheme) { scheme.memory(op, of_all, of_each); }); break;
+    case WRN_DIRECT: of_each = direct_memory(op); break;
+    case WRN_HEAD: of_each = padded(op.c); break;
+  }
+  shared = of_all;
+  own = of_each;
+}
+
+void run(const wrn_op& op, const wrn::Member& member, float* shared, float* mine) {
+  const Work work{member, shared, mine};
+  switch (op.kind) {
+    case WRN_STEM: return stem(op, work);
+    case WRN_WINOGRAD: return with_scheme(op, [&](auto scheme) { scheme.run(op, work); });
+    case WRN_DIRECT: return direct(op, work);
+    case WRN_ACTIVATE: return run_activate(op, work);
+    case WRN_POOL_PAD: return pool_pad(op, work);
+    case WRN_HEAD: return run_head(op, work);
+  }
+}
+
+int64_t packed_floats(const wrn_op& op) {
+  switch (op.kind) {
+    case WRN_STEM: return padded(op.k) * op.c * 9;
+    case WRN_WINOGRAD: return with_scheme(op, [&](auto scheme) { return scheme.packed_floats(op); });
+    case WRN_DIRECT: return padded(op.k) * op.c * op.size * op.size;
+    case WRN_HEAD: return op.k * padded(op.c);
+  }
+  return 0;
+}
+
+void pack(const wrn_op& op, const float* weight, const float* out_scale, float* packed) {
+  switch (op.kind) {
+    case WRN_STEM: return pack_stem(op, weight, out_scale, packed);
+    case WRN_WINOGRAD: return with_scheme(op, [&](auto scheme) { scheme.pack(op, weight, out_scale, packed); });
+    case WRN_DIRECT: return pack_direct(op, weight, out_scale, packed);
+    case WRN_HEAD: return pack_head(op, weight, packed);
+  }
+}
+
+}  // namespace
+
+namespace wrn {
+#define WRN_STRING_(name) #name
+#define WRN_STRING(name) WRN_STRING_(name)
+extern const Isa WRN_ISA;
+const Isa WRN_ISA = {WRN_STRING(WRN_ISA), WRN_LANES, memory, run, packed_floats, pack};
+}  // namespace wrn

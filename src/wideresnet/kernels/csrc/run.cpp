@@ -1,0 +1,120 @@
+// The C interface: which instruction sets there are, memory, and the walk through a network's operations.
+#include <stdlib.h>
+#include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <algorithm>
+
+#include "isa.h"
+
+namespace wrn {
+#if defined(__x86_64__)
+extern const Isa avx512, avx2;
+#elif defined(__aarch64__)
+extern const Isa neon;
+#endif
+extern const Isa scalar;
+}  // namespace wrn
+
+namespace {
+
+const wrn::Isa* const kIsas[] = {
+#if defined(__x86_64__)
+    &wrn::avx512, &wrn::avx2,
+#elif defined(__aarch64__)
+    &wrn::neon,
+#endif
+    &wrn::scalar};
+
+constexpr size_t kHuge = 2 << 20;
+size_t rounded(size_t bytes) { return (std::max<size_t>(bytes, 1) + kHuge - 1) / kHuge * kHuge; }
+
+// Each thread's own memory begins on a page of its own.
+int64_t in_pages(int64_t floats) { return (floats + 1023) / 1024 * 1024 + 1024; }
+
+// `op` on one group of images, the first of which is `image`.
+wrn_op part_of(const wrn_op& op, int64_t image) {
+  wrn_op part = op;
+  part.n = std::min(op.group, op.n - image);
+  part.x += image * op.x_step;
+  part.y += image * op.y_step;
+  if (op.res) part.res += image * op.res_step;
+  return part;
+}
+
+struct Memory {
+  int64_t shared = 0, own = 0;
+  Memory(const wrn::Isa& isa, const wrn_op* ops, int64_t num_ops) {
+    for (int64_t i = 0; i < num_ops; i++) {
+      int64_t of_all, of_each;
+      isa.memory(part_of(ops[i], 0), of_all, of_each);
+      shared = std::max(shared, in_pages(of_all));
+      own = std::max(own, in_pages(of_each));
+    }
+  }
+};
+
+}  // namespace
+
+extern "C" {
+
+int wrn_abi(void) { return WRN_ABI; }
+int wrn_num_isas(void) { return sizeof kIsas / sizeof *kIsas; }
+const char* wrn_isa_name(int isa) { return kIsas[isa]->name; }
+int wrn_lanes(int isa) { return kIsas[isa]->lanes; }
+
+int wrn_isa_runs(int isa) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (kIsas[isa] == &wrn::avx512)
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512bw");
+  if (kIsas[isa] == &wrn::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+  (void)isa;
+  return 1;
+}
+
+void* wrn_alloc(size_t bytes) {
+  void* memory = aligned_alloc(kHuge, rounded(bytes));
+  if (memory == nullptr) return nullptr;
+#if defined(__linux__)
+  madvise(memory, rounded(bytes), MADV_HUGEPAGE);  // only faster: what it answers does not matter
+#endif
+  memset(memory, 0, bytes);
+  return memory;
+}
+
+void wrn_free(void* memory, size_t) { free(memory); }
+
+int64_t wrn_packed_floats(int isa, const wrn_op* op) { return kIsas[isa]->packed_floats(*op); }
+
+void wrn_pack(int isa, const wrn_op* op, const float* weight, const float* out_scale, float* packed) {
+  kIsas[isa]->pack(*op, weight, out_scale, packed);
+}
+
+int64_t wrn_work_floats(int isa, const wrn_op* ops, int64_t num_ops, int threads) {
+  const Memory memory(*kIsas[isa], ops, num_ops);
+  return memory.shared + threads * memory.own;
+}
+
+int wrn_run(int isa, const wrn_op* ops, int64_t num_ops, int threads, float* work) {
+  const Memory memory(*kIsas[isa], ops, num_ops);
+  const bool started = wrn::run_together(threads, [&](const wrn::Member& member) {
+    float* mine = work + memory.shared + member.id * memory.own;
+    for (int64_t first = 0, end; first < num_ops; first = end) {
+      for (end = first + 1; end < num_ops && ops[end].segment == ops[first].segment;) end++;
+      for (int64_t image = 0; image < ops[first].n; image += ops[first].group) {
+        for (int64_t i = first; i < end; i++) {
+          kIsas[isa]->run(part_of(ops[i], image), member, work, mine);
+          member.wait();
+        }
+      }
+    }
+  });
+  return started ? 0 : -1;
+}
+
+}  // extern "C"

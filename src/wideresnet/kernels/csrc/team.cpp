@@ -1,0 +1,129 @@
+// The pool behind run_together: our own and not OpenMP's, so that a forked child works (libgomp's hangs), ThreadSanitizer
+// sees every wait, and nothing has to be linked that torch has its own copy of.
+#include "team.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace wrn {
+namespace {
+
+inline void pause_briefly() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Spins for as long as a layer takes, then lets others have the processor: with more threads than processors a
+// spinning waiter would keep the one it waits for from running.
+template <class Ready>
+void wait_for(Ready ready) {
+  for (int spins = 0; !ready(); spins++) {
+    if (spins < 20000) pause_briefly(); else sched_yield();
+  }
+}
+
+constexpr auto kAwake = std::chrono::microseconds(200);  // a waiting worker spins so long before it sleeps
+
+class Pool {
+ public:
+  bool run(int threads, const std::function<void(const Member&)>& work) {
+    std::lock_guard<std::mutex> turn(turn_);
+    if (!grow(threads - 1)) return false;
+    Barrier barrier(threads);
+    work_ = &work;
+    barrier_ = &barrier;
+    size_ = threads;
+    left_.store(static_cast<int>(workers_), std::memory_order_relaxed);
+    {
+      std::lock_guard<std::mutex> lock(sleep_);
+      job_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    work(Member{0, threads, &barrier});
+    wait_for([&] { return left_.load(std::memory_order_acquire) == 0; });
+    return true;
+  }
+
+ private:
+  bool grow(int workers) {
+    try {
+      for (; workers_ < workers; workers_++) {
+        std::thread(&Pool::serve, this, workers_ + 1, job_.load(std::memory_order_relaxed)).detach();
+      }
+    } catch (const std::system_error&) {
+      return false;
+    }
+    return true;
+  }
+
+  void serve(int id, unsigned seen) {
+    for (;;) {
+      const auto until = std::chrono::steady_clock::now() + kAwake;
+      while (job_.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < until) {
+        for (int i = 0; i < 64; i++) pause_briefly();
+      }
+      if (job_.load(std::memory_order_acquire) == seen) {
+        std::unique_lock<std::mutex> lock(sleep_);
+        wake_.wait(lock, [&] { return job_.load(std::memory_order_acquire) != seen; });
+      }
+      seen++;
+      if (id < size_) (*work_)(Member{id, size_, barrier_});
+      left_.fetch_sub(1, std::memory_order_acq_rel);
+    }
+  }
+
+  std::mutex turn_, sleep_;
+  std::condition_variable wake_;
+  std::atomic<unsigned> job_{0};
+  std::atomic<int> left_{0};
+  const std::function<void(const Member&)>* work_ = nullptr;
+  Barrier* barrier_ = nullptr;
+  int size_ = 0, workers_ = 0;
+};
+
+}  // namespace
+
+void Barrier::wait() {
+  const int round = round_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+    arrived_.store(0, std::memory_order_relaxed);
+    round_.store(round + 1, std::memory_order_release);
+    return;
+  }
+  wait_for([&] { return round_.load(std::memory_order_acquire) != round; });
+}
+
+bool run_together(int threads, const std::function<void(const Member&)>& work) {
+  if (threads <= 1) {
+    Barrier alone(1);
+    work(Member{0, 1, &alone});
+    return true;
+  }
+  // A forked child has none of its parent's threads: it makes its own. The pool is never freed, since its workers are
+  // still in it when the process ends.
+  static std::mutex made;
+  static Pool* pool = nullptr;
+  static pid_t owner = 0;
+  Pool* mine;
+  {
+    std::lock_guard<std::mutex> lock(made);
+    if (pool == nullptr || owner != getpid()) {
+      pool = new Pool;
+      owner = getpid();
+    }
+    mine = pool;
+  }
+  return mine->run(threads, work);
+}
+
+}  // namespace wrn

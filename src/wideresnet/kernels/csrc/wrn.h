@@ -1,0 +1,72 @@
+// The C interface of the kernels: a network is an array of operations on NHWC float32 buffers, run by one call.
+//
+// Nothing here knows torch or Python: pointers and sizes only. All buffers are aligned to 64 bytes and have their
+// channels padded with zeros to a multiple of wrn_lanes(), so that no inner loop has a remainder; the input of
+// WRN_STEM and the logits of WRN_HEAD alone are dense, in torch's layout.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#pragma GCC visibility push(default)  // all else in the library is hidden
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { WRN_ABI = 1 };  // raised whenever wrn_op or a meaning changes: the Python side refuses another
+
+enum wrn_kind {
+  WRN_STEM = 0,      // NCHW input → NHWC: 3×3 convolution of few channels
+  WRN_WINOGRAD = 1,  // 3×3 with stride 1, F(tile×tile, 3×3), or with stride 2
+  WRN_DIRECT = 2,    // any other convolution: 3×3 with a stride, 1×1
+  WRN_ACTIVATE = 3,  // y = act_in(x · scale + shift), elementwise
+  WRN_POOL_PAD = 4,  // average over stride×stride, further channels zero: the shortcut without parameters
+  WRN_HEAD = 5,      // logits = fc(mean(act_in(x · scale + shift)))
+};
+
+enum wrn_act { WRN_NONE = 0, WRN_RELU = 1, WRN_LEAKY = 2, WRN_SILU = 3, WRN_GELU = 4, WRN_ELU = 5, WRN_SOFTPLUS = 6, WRN_PSSILU = 7 };
+
+// y = act_out(conv(act_in(x · scale + shift)) + bias) + res. Pointers that do not apply are null; with scale null,
+// act_in is WRN_NONE. act_in and act_out of convolutions are WRN_NONE, WRN_RELU or WRN_LEAKY.
+typedef struct wrn_op {
+  int32_t kind, act_in, act_out;
+  int32_t tile;            // WINOGRAD: 4 or 2
+  int32_t share;           // WINOGRAD: 1: all threads share a block of tiles and divide output channels; 0: each has its own tiles
+  int32_t raw_filters;     // WINOGRAD: weights are the nine taps, transformed at run time; for weights read once
+  int32_t cosine;          // HEAD: the mean is divided by its length
+  float alpha, beta;       // LEAKY: slope; PSSILU: α, β
+  int64_t n, h, w, c;      // input: images, height, width, channels as they are (padding is computed here)
+  int64_t ho, wo, k;       // output; HEAD: k classes
+  int64_t size, stride, pad_top, pad_left;  // of the kernel
+  int64_t block_tiles, block_panels;        // WINOGRAD: tiles and panels of output channels at a time
+  int64_t split;           // DIRECT: parts that the output channels are divided into, as pieces of work
+  // Consecutive operations of one segment are run together on `group` images at a time, so that what they hand each
+  // other stays in the cache. Floats from one image to the next of buffers that hold the whole batch, 0 of those that
+  // hold one group.
+  int64_t segment, group, x_step, res_step, y_step;
+  const float *x, *scale, *shift, *weight, *bias, *res;
+  float* y;
+} wrn_op;
+
+int wrn_abi(void);
+int wrn_num_isas(void);               // instruction sets compiled into this library, best first
+const char* wrn_isa_name(int isa);    // "avx512", "avx2", "neon", "scalar"
+int wrn_isa_runs(int isa);            // 1 where this processor has it
+int wrn_lanes(int isa);               // float32 in one vector
+
+void* wrn_alloc(size_t bytes);        // aligned, zeroed; null if there is no memory
+void wrn_free(void* memory, size_t bytes);
+
+// Floats that packed weights take; and packing. weight [k][c][size][size] as torch has it; out_scale [k] or null
+// multiplies each filter (a folded BN). in_scale is not folded: padding must stay zero.
+int64_t wrn_packed_floats(int isa, const wrn_op* op);
+void wrn_pack(int isa, const wrn_op* op, const float* weight, const float* out_scale, float* packed);
+
+int64_t wrn_work_floats(int isa, const wrn_op* ops, int64_t num_ops, int threads);
+// Runs all operations in order with so many threads, the caller's among them. Safe from several threads at once (they
+// take turns) and after fork. Returns 0, or -1 if threads could not be started.
+int wrn_run(int isa, const wrn_op* ops, int64_t num_ops, int threads, float* work);
+
+#ifdef __cplusplus
+}
+#endif
+#pragma GCC visibility pop

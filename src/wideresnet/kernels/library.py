@@ -1,0 +1,106 @@
+"""The compiled kernels, through ctypes: pointers and sizes in, numbers out; csrc/wrn.h is the interface.
+
+The library is optional: `load` says why there is none. It is loaded once and never links torch.
+"""
+
+import ctypes
+import functools
+import weakref
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+ABI = 1  # WRN_ABI of csrc/wrn.h
+
+STEM, WINOGRAD, DIRECT, ACTIVATE, POOL_PAD, HEAD = range(6)
+ACTIVATIONS = ("none", "relu", "leaky", "silu", "gelu", "elu", "softplus", "pssilu")  # enum wrn_act
+
+_INT, _LONG, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+
+
+class Op(ctypes.Structure):
+    """wrn_op of csrc/wrn.h, field by field."""
+
+    _fields_ = (
+        *((name, _INT) for name in ("kind", "act_in", "act_out", "tile", "share", "raw_filters", "cosine")),
+        *((name, ctypes.c_float) for name in ("alpha", "beta")),
+        *((name, _LONG) for name in ("n", "h", "w", "c", "ho", "wo", "k", "size", "stride", "pad_top", "pad_left")),
+        *((name, _LONG) for name in ("block_tiles", "block_panels", "split")),
+        *((name, _LONG) for name in ("segment", "group", "x_step", "res_step", "y_step")),
+        *((name, _POINTER) for name in ("x", "scale", "shift", "weight", "bias", "res", "y")),
+    )
+
+
+Ops: TypeAlias = "ctypes.Array[Op]"
+
+
+class Library:
+    """The functions of the compiled library."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lib = lib = ctypes.CDLL(str(path))
+        signatures = {
+            "wrn_abi": (ctypes.c_int, ()),
+            "wrn_num_isas": (ctypes.c_int, ()),
+            "wrn_isa_name": (ctypes.c_char_p, (ctypes.c_int,)),
+            "wrn_isa_runs": (ctypes.c_int, (ctypes.c_int,)),
+            "wrn_lanes": (ctypes.c_int, (ctypes.c_int,)),
+            "wrn_alloc": (_POINTER, (ctypes.c_size_t,)),
+            "wrn_free": (None, (_POINTER, ctypes.c_size_t)),
+            "wrn_packed_floats": (_LONG, (ctypes.c_int, ctypes.POINTER(Op))),
+            "wrn_pack": (None, (ctypes.c_int, ctypes.POINTER(Op), _POINTER, _POINTER, _POINTER)),
+            "wrn_work_floats": (_LONG, (ctypes.c_int, ctypes.POINTER(Op), _LONG, ctypes.c_int)),
+            "wrn_run": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Op), _LONG, ctypes.c_int, _POINTER)),
+        }
+        for name, (result, arguments) in signatures.items():
+            function = getattr(lib, name)
+            function.restype, function.argtypes = result, arguments
+        if (found := lib.wrn_abi()) != ABI:
+            raise OSError(f"{path} has interface {found}, expected {ABI}; install this package again")
+        names = [lib.wrn_isa_name(i).decode() for i in range(lib.wrn_num_isas())]
+        self.isas = {name: i for i, name in enumerate(names) if lib.wrn_isa_runs(i)}  # best first
+
+    def lanes(self, isa: str) -> int:
+        return int(self._lib.wrn_lanes(self.isas[isa]))
+
+    def alloc(self, floats: int) -> Tensor:
+        """Zeros [floats], aligned and in large pages; freed with the tensor. Raises MemoryError."""
+        size = max(floats, 1) * 4
+        address = self._lib.wrn_alloc(size)
+        if not address:
+            raise MemoryError(f"{size} bytes for the kernels")
+        memory = (ctypes.c_float * max(floats, 1)).from_address(address)
+        weakref.finalize(memory, self._lib.wrn_free, address, size)
+        return torch.frombuffer(memory, dtype=torch.float32)
+
+    def pack(self, isa: str, op: Op, weight: Tensor, out_scale: Tensor | None) -> Tensor:
+        number = self.isas[isa]
+        packed = self.alloc(self._lib.wrn_packed_floats(number, op))
+        scale = None if out_scale is None else out_scale.data_ptr()
+        self._lib.wrn_pack(number, op, weight.data_ptr(), scale, packed.data_ptr())
+        return packed
+
+    def work_floats(self, isa: str, ops: Ops, threads: int) -> int:
+        return int(self._lib.wrn_work_floats(self.isas[isa], ops, len(ops), threads))
+
+    def run(self, isa: str, ops: Ops, threads: int, work: Tensor) -> None:
+        if self._lib.wrn_run(self.isas[isa], ops, len(ops), threads, work.data_ptr()):
+            raise RuntimeError(f"the kernels could not start {threads} threads")
+
+
+@functools.cache
+def load() -> Library | str:
+    """The library, or why there is none."""
+    path = Path(__file__).parent / "_kernels.so"
+    if not path.exists():
+        return "not built: install a C++ compiler, then this package again"
+    try:
+        library = Library(path)
+    except (OSError, AttributeError) as error:  # built for another machine; lacks a function
+        return f"not loaded: {error}"
+    if library.isas and next(iter(library.isas)) != "scalar":
+        return library
+    return "not used: this processor has none of the instruction sets that they are written for"
