@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from wideresnet import classification, engines, runtime, training
+from wideresnet import classification, engines, kernels, runtime, training
 from wideresnet.data import Pictures, Stream, read
 from wideresnet.data.streams import Decoder
-from wideresnet.errors import TrainingStopped
+from wideresnet.errors import TrainingStopped, UsageError
 from wideresnet.model import WideResNetClassifier
 from wideresnet.preprocess import Preprocess
 from wideresnet.recipes import RECIPES, change
@@ -167,8 +167,8 @@ def test_validation_counts_every_picture_the_last_short_batch_too() -> None:
 def test_an_engine_answers_any_number_of_pictures_none_too_and_says_what_it_is() -> None:
     torch.manual_seed(0)
     engine = engines.choose(WideResNetClassifier(3, 10, 1).train(), PREPROCESS, CPU)
-    assert engine.name == "torch"
-    assert engine.reason.endswith("on cpu")
+    assert engine.name == ("torch" if kernels.isa() == "none" else "kernels")
+    assert "on cpu" in engine.reason
     assert engine.compute(pictures(5).images).shape == (5, 3)
     assert engine.compute(pictures(0).images).shape == (0, 3)
     logits = engine.compute(pictures(5).images)
@@ -176,9 +176,30 @@ def test_an_engine_answers_any_number_of_pictures_none_too_and_says_what_it_is()
     assert math.isfinite(float(logits.sum()))
 
 
+@pytest.mark.skipif(kernels.isa() == "none", reason=f"kernels: {kernels.state()}")
+def test_each_engine_is_chosen_by_name_and_they_agree_on_every_picture() -> None:
+    torch.manual_seed(0)
+    model, images = WideResNetClassifier(3, 16, 2), pixels(pictures(100))
+    ours, torchs = (engines.choose(model, PREPROCESS, CPU, name) for name in ("kernels", "torch"))
+    assert (ours.name, torchs.name) == ("kernels", "torch")
+    assert kernels.isa() in ours.reason
+    expected = torchs.compute(images)
+    assert not torch.equal(ours.compute(images), expected)  # so that it is another that computed it
+    torch.testing.assert_close(ours.compute(images), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_an_engine_that_cannot_compute_a_network_is_refused_by_name_and_passed_over_otherwise() -> None:
+    other = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3))
+    with pytest.raises(UsageError, match=r"--engine kernels: .*; leave --engine out"):
+        engines.choose(other, PREPROCESS, CPU, "kernels")
+    assert engines.choose(other, PREPROCESS, CPU).name == "torch"
+    with pytest.raises(UsageError, match=r"--engine kernel\b.*kernels"):
+        engines.choose(other, PREPROCESS, CPU, "kernel")  # type: ignore[arg-type]
+
+
 def test_the_larger_pictures_are_the_fewer_an_engine_computes_at_once() -> None:
     model = WideResNetClassifier(3, 10, 1)
-    engine = engines.choose(model, PREPROCESS, CPU)
+    engine = engines.choose(model, PREPROCESS, CPU, "torch")
     seen: list[int] = []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     for size, at_once in ((8, 256), (32, 256), (64, 64), (128, 16), (513, 1)):

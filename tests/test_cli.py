@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wideresnet import kernels
 from wideresnet.cli import run
 from wideresnet.cli.trainings import count_or_all, seconds
 from wideresnet.data import read
@@ -242,7 +243,9 @@ def test_runs_models_and_info_are_tables_and_json(place: Path) -> None:
     assert "WRN-28-10" in wrn("models", cwd=place).stdout
     info = json.loads(wrn("info", "runs/digits-1", "--json", cwd=place).stdout)
     assert (info["network"], info["preprocess"]["size"]) == ("wrn_10_1", 8)
-    assert json.loads(wrn("info", "--json", cwd=place).stdout)["engines"] == ["torch"]
+    machine = json.loads(wrn("info", "--json", cwd=place).stdout)
+    assert machine["engines"] == (["torch"] if kernels.isa() == "none" else ["kernels", "torch"])
+    assert machine["kernels"] == kernels.state()
 
 
 @pytest.mark.parametrize(

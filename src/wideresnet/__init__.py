@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         train,
         tune,
     )
+    from wideresnet.kernels import accelerate
     from wideresnet.model import WideResidualBlock, WideResNetBackbone, WideResNetClassifier, make_wide_layer
     from wideresnet.prediction import Prediction, Predictor
     from wideresnet.preprocess import Preprocess
@@ -56,6 +57,7 @@ _PUBLIC = {  # name → (room, its name there)
     "WideResNetClassifier": ("model", "WideResNetClassifier"),
     "WideResNetError": ("errors", "WideResNetError"),
     "WideResidualBlock": ("model", "WideResidualBlock"),
+    "accelerate": ("kernels", "accelerate"),
     "convert": ("jobs", "convert"),
     "create_model": ("dialects", "create_model"),
     "evaluate": ("jobs", "evaluate"),
@@ -90,6 +92,7 @@ __all__ = [
     "WideResNetClassifier",
     "WideResNetError",
     "WideResidualBlock",
+    "accelerate",
     "convert",
     "create_model",
     "evaluate",

@@ -3,14 +3,17 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from wideresnet import kernels
 from wideresnet.data import Stream
+from wideresnet.errors import UsageError, nearest
 from wideresnet.preprocess import Preprocess
 
+Name = Literal["auto", "kernels", "torch"]
 AT_ONCE = 256  # pictures of up to 32×32; of larger ones as few as have no more pixels, which is what memory goes by
 TTA = Literal["none", "flip"]  # test-time augmentation
 
@@ -24,19 +27,35 @@ class Engine:
     compute: Callable[[Tensor | Stream], Tensor]
 
 
-def choose(model: nn.Module, preprocess: Preprocess, device: torch.device) -> Engine:
-    """torch, on `device`: there is no other engine yet. `model` is put into eval mode and moved there."""
+def choose(model: nn.Module, preprocess: Preprocess, device: torch.device, engine: Name = "auto") -> Engine:
+    """Our kernels on a CPU, where they were built and know the network; else torch, on `device`.
+
+    `model` is put into eval mode and moved there. Raises UsageError if the engine asked for cannot compute it.
+    """
+    if engine not in (known := get_args(Name)):
+        raise UsageError(f"--engine {engine}{nearest(engine, known)}")
     model = to_device(model, device).eval()
+    name, reason = "torch", f"torch {torch.__version__} on {device.type}"
+    if engine != "torch":
+        why_not = f"they compute on a CPU, not on {device.type}" if device.type != "cpu" else kernels.why_not(model)
+        if why_not is None:
+            model, name, reason = kernels.accelerate(model), "kernels", f"our kernels ({kernels.isa()}) on cpu"
+        elif engine == "kernels":
+            raise UsageError(f"--engine kernels: {why_not}; leave --engine out")
+        elif device.type == "cpu":
+            reason += f" ({why_not})"
+    # Few at a time leave the kernels' maps in the caches; torch is as fast with many.
+    share = 4 if name == "kernels" else 1
 
     @torch.inference_mode()
     def compute(images: Tensor | Stream) -> Tensor:
         parts = [
             model(preprocess.normalise(part.to(device)).contiguous(memory_format=memory_format(device))).float().cpu()
-            for part in images.split(_batch_size(images))
+            for part in images.split(max(1, _batch_size(images) // share))
         ]
         return torch.cat(parts) if parts else _answer_to_none(model, preprocess, device)
 
-    return Engine("torch", f"torch {torch.__version__} on {device.type}", compute)
+    return Engine(name, reason, compute)
 
 
 def _answer_to_none(model: nn.Module, preprocess: Preprocess, device: torch.device) -> Tensor:

@@ -31,12 +31,13 @@ class Predictor:
     """A model file, ready to answer. The preprocessing is the one in the file; nothing else touches a picture."""
 
     @kinds.checked
-    def __init__(self, path: str | Path, device: str = "auto") -> None:
-        """Raises ModelFileError if `path` is no model file and no run folder, UsageError if the device is not there."""
+    def __init__(self, path: str | Path, device: str = "auto", engine: engines.Name = "auto") -> None:
+        """Raises ModelFileError if `path` is no model file and no run folder, UsageError if the device or engine is
+        not there."""
         file = load_model(Path(path))
         self.card: Card = file.card
         self.extra = file.extra  # what travels with the weights
-        self.engine = engines.choose(file.model, file.card.preprocess, runtime.choose_device(device))
+        self.engine = engines.choose(file.model, file.card.preprocess, runtime.choose_device(device), engine)
 
     @overload
     def __call__(self, picture: Picture) -> Prediction: ...

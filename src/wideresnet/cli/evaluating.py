@@ -25,6 +25,7 @@ def evaluate(
     cache: Literal["auto", "memory", "disk", "off"] = "auto",
     json: bool = False,
     device: str = "auto",
+    engine: Literal["auto", "kernels", "torch"] = "auto",
     max_bad: str = "0",
     reading: ReadingOptions = AS_FOUND,
 ) -> None:
@@ -48,6 +49,9 @@ def evaluate(
         Print the figures as JSON instead of a table.
     device
         auto, cpu, cuda or mps.
+    engine
+        What computes: kernels (our own, on a CPU, where they were built and know the network) or torch; auto takes the
+        first of these that can.
     max_bad
         How many unreadable pictures may be left out, or all.
     """
@@ -63,6 +67,7 @@ def evaluate(
             tta=tta,
             cache=cache,
             device=device,
+            engine=engine,
             max_bad=count_or_all(max_bad),
             report_file=report,
             **dataclasses.asdict(reading),

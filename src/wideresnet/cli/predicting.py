@@ -20,6 +20,7 @@ def predict(
     *sources: Annotated[str, Parameter(allow_leading_hyphen=True)],
     format: Literal["table", "csv", "jsonl"] = "table",  # noqa: A002 - the option's own name
     device: str = "auto",
+    engine: Literal["auto", "kernels", "torch"] = "auto",
     download: bool = False,
 ) -> int:
     """Say what each picture is. Exit code 1 if some could not be read: each is a row with its reason.
@@ -34,6 +35,9 @@ def predict(
         table for a person, csv or jsonl for a program; jsonl has the probability of every class.
     device
         auto, cpu, cuda or mps.
+    engine
+        What computes: kernels (our own, on a CPU, where they were built and know the network) or torch; auto takes the
+        first of these that can.
     download
         Fetch MODEL that is hf:OWNER/NAME.
     """
@@ -47,7 +51,9 @@ def predict(
     with watching() as watch:
         writer = _Writer(format)
         named = [source for source in sources if source != "-"]
-        for answer in jobs.predict(model, named, files=listed, device=device, download=download, watch=watch):
+        for answer in jobs.predict(
+            model, named, files=listed, device=device, engine=engine, download=download, watch=watch
+        ):
             writer.write(answer)
             failed += answer.prediction is None
     if failed:

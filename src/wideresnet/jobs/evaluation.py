@@ -28,6 +28,7 @@ def evaluate(
     tta: engines.TTA = "none",
     cache: data_room.Cache = "auto",
     device: str = "auto",
+    engine: engines.Name = "auto",
     max_bad: int | None = 0,
     image_column: str | None = None,
     label_column: str | None = None,
@@ -43,9 +44,9 @@ def evaluate(
     Where the data has no parts and is what the model was trained on, the parts are those of training, so that no
     picture the model has seen is counted. Classes are matched by name. `tta="flip"` averages the answers to each
     picture and its mirror image, and is named beside every figure. cache: as in `train`; no figure changes with
-    it. The columns: see `Reading`; download is for data and for a model of the hub, see `load`. Writes an HTML report
-    if `report_file` is given. Raises ModelFileError, UsageError, DataError (a class that the model does not know,
-    unreadable pictures).
+    it. The columns: see `Reading`; engine, and download for data and for a model of the hub: see `load`. Writes an HTML
+    report if `report_file` is given. Raises ModelFileError, UsageError, DataError (a class that the model does not
+    know, unreadable pictures).
     """
     if report_file is not None:
         if not Path(report_file).absolute().parent.is_dir():
@@ -53,7 +54,7 @@ def evaluate(
         files.check_replaceable(Path(report_file), ".html", "--report")
     if tta not in (known := get_args(engines.TTA)):
         raise UsageError(f"--tta {tta}{nearest(tta, known)}")
-    predictor = load(model, device, download=download)
+    predictor = load(model, device, engine=engine, download=download)
     card = predictor.card
     reading = Reading(
         image_column=image_column,
@@ -62,7 +63,7 @@ def evaluate(
         group_column=group_column,
         download=download,
     )
-    engine = engines.with_tta(predictor.engine, tta, card.temperature)
+    computed_by = engines.with_tta(predictor.engine, tta, card.temperature)
     listing = data_room.read(data, reading, watch)
     loaded = data_room.load(listing, card.preprocess, cache=cache, max_bad=max_bad, watch=watch)
     watch.line(f"{sum(map(len, loaded.parts.values())):,} pictures, {loaded.kept}")
@@ -87,11 +88,11 @@ def evaluate(
     evaluation = Evaluation(
         data=Path(listing.place).name,
         split=split,
-        engine=engine.reason,
+        engine=computed_by.reason,
         class_names=card.class_names,
         names=pictures.names,
         labels=pictures.labels.numpy(),
-        logits=engine.compute(pictures.images).numpy(),
+        logits=computed_by.compute(pictures.images).numpy(),
         temperature=card.temperature,
         tta=tta,
     )
@@ -105,7 +106,7 @@ def evaluate(
                 ("Network", networks.arch_name(card.architecture)),
                 ("Data", listing.place),
                 ("Pictures", f"resized to {card.preprocess.size}×{card.preprocess.size}, {card.preprocess.fit}"),
-                ("Computed by", engine.reason),
+                ("Computed by", computed_by.reason),
                 ("Test-time augmentation", tta),
             ],
             evaluation=evaluation,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from wideresnet import hub, metrics, networks, runs, runtime
+from wideresnet import hub, kernels, metrics, networks, runs, runtime
 from wideresnet.checkpoint import load_model, read_card
 from wideresnet.dialects import ARCHITECTURES, DEFAULTS, DIALECTS, FORMS, parse_arch
 from wideresnet.errors import ModelFileError, UsageError
@@ -138,6 +138,7 @@ def describe_machine() -> dict[str, Any]:
         "cores": runtime.num_cores(),
         "machine_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "engines": ["torch"],
+        "engines": ["kernels", "torch"] if kernels.isa() != "none" else ["torch"],
+        "kernels": kernels.state(),
         "versions": runtime.versions(),
     }

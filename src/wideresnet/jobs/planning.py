@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from wideresnet import data as data_room
-from wideresnet import networks, recipes, runs, runtime
+from wideresnet import kernels, networks, recipes, runs, runtime
 from wideresnet.data import Data
 from wideresnet.errors import DataError, UsageError
 from wideresnet.jobs import transfer
@@ -113,7 +113,7 @@ def plan(
         max_bad=max_bad,
         engine="torch",
         fingerprint="",
-        versions=runtime.versions() | networks.libraries.versions(arch),
+        versions=versions(arch),
         reading=reading,
         labels=labels,
         processes=world.size,
@@ -125,6 +125,11 @@ def plan(
         freeze=freeze,
     )
     return Plan(config, listing, source, side)
+
+
+def versions(arch: str) -> dict[str, str]:
+    """Of all that a run's numbers depend on; of our kernels, which judge each epoch on a CPU, the instruction set."""
+    return runtime.versions() | networks.libraries.versions(arch) | {"kernels": kernels.isa()}
 
 
 def _num_train(listing: Data, *, keeps_val: bool, folds: int | None) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wideresnet import runtime
+from wideresnet import engines, runtime
 from wideresnet.data.folders import pictures_below
 from wideresnet.errors import ImageError, UsageError
 from wideresnet.images import decode
@@ -35,16 +35,17 @@ def predict(
     *,
     files: Sequence[str | Path] = (),
     device: str = "auto",
+    engine: engines.Name = "auto",
     download: bool = False,
     watch: runtime.Watch = runtime.QUIET,
 ) -> Iterator[Answer]:
     """Answers for each picture of `sources` (files, folders with all pictures below, globs) and of `files`, which are
-    taken by the letter. In order, lazily; what is not there is an answer with its reason. `model` and download: as
-    `load`'s.
+    taken by the letter. In order, lazily; what is not there is an answer with its reason. `model`, engine and download:
+    as `load`'s.
 
     Raises ModelFileError, and UsageError if no picture is named at all, before the first answer.
     """
-    predictor = load(model, device, download=download)
+    predictor = load(model, device, engine=engine, download=download)
     paths = [*expand(sources), *map(Path, files)]
     if not paths:
         raise UsageError("no picture named; give files, folders or globs, or - for a list on standard input")

@@ -3,20 +3,23 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from wideresnet import hub, kinds
+from wideresnet import engines, hub, kinds
 from wideresnet.model import WideResNetClassifier
 from wideresnet.prediction import Predictor
 from wideresnet.preprocess import Preprocess
 
 
 @kinds.checked
-def load(model: str | Path, device: str = "auto", *, download: bool = False) -> Predictor:
+def load(
+    model: str | Path, device: str = "auto", *, engine: engines.Name = "auto", download: bool = False
+) -> Predictor:
     """A run folder, a model file, or "hf:OWNER/NAME" (also "hf:OWNER/NAME@REVISION") of Hugging Face's hub: ready to
-    answer. What is on the hub is fetched only if `download`, else taken from that library's cache.
+    answer. What is on the hub is fetched only if `download`, else taken from that library's cache. `engine`: what
+    computes; auto takes our kernels on a CPU where they were built and know the network, else torch.
 
-    Raises ModelFileError if it is no model, UsageError on a device that is not there or a missing extra.
+    Raises ModelFileError if it is no model, UsageError on a device or engine that is not there or a missing extra.
     """
-    return Predictor(hub.model_file(model, download=download), device)
+    return Predictor(hub.model_file(model, download=download), device, engine)
 
 
 @kinds.checked

@@ -16,7 +16,6 @@ from wideresnet import (
     classification,
     hub,
     kinds,
-    networks,
     processes,
     recipes,
     runs,
@@ -36,7 +35,7 @@ from wideresnet.errors import (
 from wideresnet.evaluation import Evaluation
 from wideresnet.jobs import crossvalidation, transfer
 from wideresnet.jobs.judging import card, duration, judge
-from wideresnet.jobs.planning import plan
+from wideresnet.jobs.planning import plan, versions
 from wideresnet.jobs.preparation import (
     Decoded,
     Prepared,
@@ -231,7 +230,7 @@ def check_same(world: processes.World, config: runs.Config, pictures: Decoded) -
 
 def check_versions(folder: Path, config: runs.Config) -> None:
     """Raises UsageError if what was begun in `folder` was begun under other versions than these."""
-    now = runtime.versions() | networks.libraries.versions(config.arch)
+    now = versions(config.arch)
     then = config.versions
     if changed := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
         raise UsageError(

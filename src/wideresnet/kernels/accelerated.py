@@ -24,7 +24,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 def why_not(model: nn.Module) -> str | None:
     """Why the kernels cannot compute `model` at all, or None: not built, another network, another device or dtype."""
     if isinstance(loaded := library.load(), str):
-        return f"the kernels are {loaded}"
+        return f"our kernels are {loaded}"
     for name, module in model.named_modules():
         if type(module) not in _KNOWN:
             return f"{name or 'the model'} is a {type(module).__name__}, which the kernels do not know"
@@ -64,7 +64,6 @@ class _Seen:
 
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
-        self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         members = [members for m in modules for members in (m._parameters, m._buffers, m._modules)]
         self._places = [(each, name) for each in members for name in each if name != "num_batches_tracked"]
         self._things = [each[name] for each, name in self._places]
@@ -92,10 +91,11 @@ class Accelerated(nn.Module):
     def _forget(self) -> None:
         self._network: Network | None = None
         self._seen: _Seen | None = None
+        self._hooks = [hooks for m in self.model.modules() for hooks in (m._forward_hooks, m._forward_pre_hooks)]
 
     def __getstate__(self) -> dict[str, Any]:
         """Packed weights are not copied and not pickled: they are made anew."""
-        made = ("_lock", "_network", "_seen")
+        made = ("_lock", "_network", "_seen", "_hooks")
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -123,7 +123,7 @@ class Accelerated(nn.Module):
             (grads, "gradients are wanted (torch.no_grad() or torch.inference_mode() says that they are not)"),
             (torch.is_autocast_enabled("cpu"), "autocast is on"),
             (torch.compiler.is_compiling() or torch.jit.is_tracing(), "the model is being traced"),  # type: ignore[attr-defined,no-untyped-call]
-            (self._seen is not None and any(self._seen.hooks), "the model has hooks"),
+            (any(self._hooks), "the model has hooks"),
         )
         return next((why for wrong, why in unfit if wrong), None)
 
@@ -142,13 +142,14 @@ class Accelerated(nn.Module):
         if self._network is None or self._seen is None or self._seen.changed():
             if reason := why_not(self.model):
                 raise ValueError(f"kernels: {reason}; call accelerate() on the model as it is now")
+            self._forget()
             self._network, self._seen = self._within_bound(), _Seen(self.model)
         return self._network
 
     def _made(self, algorithm: plan.Algorithm) -> Network:
         loaded = library.load()
         assert isinstance(loaded, library.Library)
-        return Network(plan.lower(self.model), loaded, next(iter(loaded.isas)), algorithm)
+        return Network(plan.lower(self.model), loaded, library.isa(), algorithm)
 
     def _within_bound(self) -> Network:
         """The fastest algorithm that answers to noise as a convolution without transforms does, within BOUND."""

@@ -104,3 +104,15 @@ def load() -> Library | str:
     if library.isas and next(iter(library.isas)) != "scalar":
         return library
     return "not used: this processor has none of the instruction sets that they are written for"
+
+
+def isa() -> str:
+    """The instruction set that the kernels compute with on this machine, or "none"."""
+    loaded = load()
+    return "none" if isinstance(loaded, str) else next(iter(loaded.isas))
+
+
+def state() -> str:
+    """For a person: the instruction set, or why there are no kernels."""
+    loaded = load()
+    return loaded if isinstance(loaded, str) else f"for {isa()}, of {', '.join(loaded.isas)} that this processor has"

@@ -214,20 +214,19 @@ def choose(step: Step, images: int, ho: int, wo: int, *, threads: int, algorithm
     filters = products * step.in_ch * step.out_ch * 4  # bytes
     if step.stride == 2 and tiles < 32 and filters > 3e6:
         return direct  # 9 times its weights would come from memory for a handful of tiles
-    # Filters beyond the second cache are read once by all threads together where each has few tiles for them, and always
-    # where they come from memory. Where tiles are fewer still, a quarter of the bytes is read, and transformed anew.
+    # Filters beyond the second cache are read once by all threads together where each has few tiles for them, and
+    # always where they come from memory. With fewer tiles still, a quarter of the bytes is read, and transformed anew.
     one_small_image = tiles <= 4 and filters > 1.5e6
     one_image = 16 * threads < tiles <= 32 * threads and 1.5e6 < filters < 8e6
     raw = step.stride == 1 and tile == 4 and (one_small_image or one_image)
-    share = filters > 16e6 or (filters > 1.5e6 and tiles <= 32 * threads and not (raw and one_image))
-    every_panel = step.stride == 1 and step.in_ch >= 128
+    share = filters > 16e6 or (filters > 1.5e6 and tiles <= 16 * threads)
     return Choice(
         library.WINOGRAD,
         tile,
         share=share,
         raw_filters=raw,
         block_tiles=128 if share else 64 if raw else 28,
-        block_panels=99 if every_panel and not share else 1,
+        block_panels=1 if share or step.stride == 2 else 2 if step.in_ch < 128 else 99,
     )
 
 
