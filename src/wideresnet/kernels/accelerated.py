@@ -1,6 +1,8 @@
 """A WideResNetClassifier, computed by our own kernels where they can: the same call, the same answer, several times as
 fast on a CPU."""
 
+import math
+import operator
 import threading
 from typing import Any
 
@@ -12,6 +14,7 @@ from wideresnet.kernels import library, plan
 from wideresnet.kernels.network import Network
 from wideresnet.model import PSSiLU, SameConv2d, WideResidualBlock, WideResNetBackbone, WideResNetClassifier
 
+_version = operator.attrgetter("_version")
 BOUND = 1e-5  # of the logits' range: what F(4×4) may lose against a convolution without transforms
 _KNOWN = {
     *(nn.Conv2d, SameConv2d, nn.BatchNorm2d, nn.Linear, nn.AdaptiveAvgPool2d, nn.Sequential, nn.Identity, nn.Dropout),
@@ -60,22 +63,24 @@ def accelerate(model: nn.Module) -> nn.Module:
 
 
 class _Seen:
-    """A model as it was: its modules, and each weight's place and version. Asked at every call, so it is quick."""
+    """A model as it was: its modules, and each weight's place and version. Asked at every call, so in C's loops."""
 
     def __init__(self, model: nn.Module) -> None:
-        modules = list(model.modules())
-        members = [members for m in modules for members in (m._parameters, m._buffers, m._modules)]
-        self._places = [(each, name) for each in members for name in each if name != "num_batches_tracked"]
-        self._things = [each[name] for each, name in self._places]
+        members: list[dict[str, Any]] = []
+        for module in model.modules():
+            members += (module._parameters, module._buffers, module._modules)
+        places = [(each, name) for each in members for name in each if name != "num_batches_tracked"]
+        self._members, self._names = [each for each, _ in places], [name for _, name in places]
+        self._things = [each[name] for each, name in places]
         self._tensors = [thing for thing in self._things if isinstance(thing, Tensor)]
-        self._ids, self._versions, self._addresses = self._now()
+        self._versions, self._addresses = self._now()
 
-    def _now(self) -> tuple[list[int], list[int], list[int]]:
-        ids = [id(members.get(name)) for members, name in self._places]
-        return ids, [t._version for t in self._tensors], [t.data_ptr() for t in self._tensors]
+    def _now(self) -> tuple[list[int], list[int]]:
+        return list(map(_version, self._tensors)), list(map(Tensor.data_ptr, self._tensors))
 
     def changed(self) -> bool:
-        return (self._ids, self._versions, self._addresses) != self._now()
+        there = map(dict.get, self._members, self._names)
+        return not all(map(operator.is_, there, self._things)) or (self._versions, self._addresses) != self._now()
 
 
 class Accelerated(nn.Module):
@@ -131,7 +136,7 @@ class Accelerated(nn.Module):
         threads = torch.get_num_threads()
         network = self._current()
         logits = network(x, threads)
-        if network.algorithm != "direct" and not logits.isfinite().all():
+        if network.algorithm != "direct" and not math.isfinite(logits.sum()):
             # Winograd's transforms overflow some 100 times before the network itself does: what is not finite here may
             # be there.
             logits = self._made("direct")(x, threads)
