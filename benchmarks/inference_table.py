@@ -1,0 +1,170 @@
+"""What benchmarks/inference.py has measured → the tables of docs/numbers.md and the picture of README.md."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+COLOURS = {  # Okabe and Ito's, which the colour-blind tell apart too
+    "ours": "#d55e00",
+    "torch": "#999999",
+    "torch.compile": "#000000",
+    "ONNX Runtime": "#0072b2",
+    "OpenVINO": "#009e73",
+    "ncnn": "#cc79a7",
+}
+MARKERS = {"ours": "o", "torch": "s", "torch.compile": "D", "ONNX Runtime": "^", "OpenVINO": "v", "ncnn": "P"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a table: `batch` images of pixels × pixels at a time."""
+
+    network: str
+    batch: int
+    pixels: int
+    threads: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.network}:{self.batch}:{self.pixels}:{self.threads}"
+
+    def fits(self, pattern: str) -> bool:
+        return f"{self.name}:".startswith(f"{pattern}:")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """One engine in one row; None where it has none, for the reason in `failed`. error: largest difference of a logit
+    from float64's, of the largest logit."""
+
+    min_s: float | None = None
+    median_s: float | None = None
+    calls: int = 0
+    error: float | None = None
+    failed: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """macs: multiplications of an image without transforms, and those that our kernels did; sgemm_gflops by library."""
+
+    row: Row
+    engines: Mapping[str, Timing]
+    macs: int
+    true_macs: int
+    sgemm_gflops: Mapping[str, float]
+    machine: str
+    isa: str
+    versions: Mapping[str, str]
+    commit: str
+    date: str
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Measured":
+        engines = {name: Timing(**fields) for name, fields in values["engines"].items()}
+        return cls(**{**values, "row": Row(**values["row"]), "engines": engines})
+
+    def images_per_s(self, engine: str, of: Literal["min_s", "median_s"]) -> float:
+        """NaN where it failed."""
+        seconds: float | None = getattr(self.engines[engine], of)
+        return math.nan if seconds is None else self.row.batch / seconds
+
+    def best_peer(self, of: Literal["min_s", "median_s"]) -> float:
+        """Images/s; NaN where all failed."""
+        rates = [
+            self.images_per_s(name, of) for name, each in self.engines.items() if name != "ours" and not each.failed
+        ]
+        return max(rates, default=math.nan)
+
+    def ratio(self, of: Literal["min_s", "median_s"]) -> float:
+        return self.images_per_s("ours", of) / self.best_peer(of)
+
+
+def tables(measured: Sequence[Measured]) -> str:
+    """The main table, the second one, and what it takes to read them."""
+    peaks = _peaks(measured)
+    main = [each for each in measured if each.row.pixels == 32 and each.row.threads == 2]
+    parts = [_table(part, peaks) for part in (main, [each for each in measured if each not in main]) if part]
+    errors = {name: max((each.engines[name].error or 0 for each in measured), default=0) for name in COLOURS}
+    says = [f"Largest error: {', '.join(f'{name} {error:.1e}' for name, error in errors.items())}."]
+    for threads, (gflops, way) in sorted(peaks.items(), reverse=True):
+        says.append(f"sgemm with {threads} thread{'s' * (threads > 1)}: at most {gflops:.0f} GFLOP/s ({way}).")
+    for what in {(each.machine, each.isa, each.date, each.commit, *each.versions.items()) for each in measured}:
+        machine, isa, date, commit, *versions = what
+        packages = ", ".join(" ".join(pair) for pair in versions)
+        says.append(f"{machine}, ours with {isa}; {date}, commit {commit}; {packages}.")
+    for each in measured:
+        says += [f"{each.row.name}: {name}: {one.failed}." for name, one in each.engines.items() if one.failed]
+    return "\n\n".join([*parts, "\n".join(says)])
+
+
+def _peaks(measured: Sequence[Measured]) -> dict[int, tuple[float, str]]:
+    """The best sgemm that was seen anywhere with so many threads, and whose."""
+    peaks: dict[int, tuple[float, str]] = {}
+    for each in measured:
+        here = max((gflops, way) for way, gflops in each.sgemm_gflops.items())
+        peaks[each.row.threads] = max(peaks.get(each.row.threads, here), here)
+    return peaks
+
+
+def _table(measured: Sequence[Measured], peaks: Mapping[int, tuple[float, str]]) -> str:
+    """Images/s by each engine's fastest call; in brackets what the medians say."""
+    fields = ["network", "batch, size, threads", *COLOURS, "ours / best peer", "of sgemm: direct, true"]
+    lines = [f"| {' | '.join(fields)} |", f"|{' --- |' * len(fields)}"]
+    for each in measured:
+        row, peak = each.row, peaks[each.row.threads][0] * 1e9
+        rates = [each.images_per_s(name, "min_s") for name in COLOURS]
+        shares = [2 * macs * each.images_per_s("ours", "min_s") / peak for macs in (each.macs, each.true_macs)]
+        cells = [
+            row.network.upper().replace("_", "-"),
+            f"{row.batch}, {row.pixels}, {row.threads}",
+            *("–" if math.isnan(rate) else f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}" for rate in rates),
+            f"**{each.ratio('min_s'):.2f}** ({each.ratio('median_s'):.2f})",
+            ", ".join(f"{100 * share:.0f} %" for share in shares),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(measured: Sequence[Measured], path: Path) -> None:
+    """The main table as dots: images/s of each engine, the best peer's being 1."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "inference"  # the same figures, the same file
+    import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
+
+    main = [each for each in measured if each.row.pixels == 32 and each.row.threads == 2]
+    if not main:
+        return
+    names = list(dict.fromkeys(each.row.network for each in main))
+    batches = sorted({each.row.batch for each in main})
+    figure, panels = plt.subplots(
+        1, len(batches), figsize=(3.2 * len(batches), 1.5 + 0.4 * len(names)), sharex=True, sharey=True, squeeze=False
+    )
+    for panel, batch in zip(panels[0], batches, strict=True):
+        for each in (each for each in main if each.row.batch == batch):
+            y, best = names.index(each.row.network), each.best_peer("min_s")
+            panel.plot([1, each.ratio("min_s")], [y, y], color=COLOURS["ours"], linewidth=2, alpha=0.4, zorder=1)
+            for name, colour in COLOURS.items():
+                x = each.images_per_s(name, "min_s") / best
+                panel.plot(x, y, MARKERS[name], color=colour, markersize=8 if name == "ours" else 5, zorder=2)
+            panel.annotate(
+                f"{each.ratio('min_s'):.1f}×", (each.ratio("min_s"), y), (7, -3.5), textcoords="offset points"
+            )
+        panel.axvline(1, color="#bbbbbb", linewidth=0.8, zorder=0)
+        panel.set_title(f"batch {batch}", fontsize=10)
+        panel.spines[["top", "right", "left"]].set_visible(False)
+        panel.tick_params(axis="y", length=0)
+    panels[0][0].set_yticks(range(len(names)), [name.upper().replace("_", "-") for name in names])
+    panels[0][0].set_ylim(len(names) - 0.5, -0.5)
+    panels[0][0].set_xlim(0, 1.2 * max(1.0, *(each.ratio("min_s") for each in main)))
+    figure.supxlabel("images/s, the best of the other engines = 1 (two threads, 32×32, float32)", fontsize=9)
+    dots = [Line2D([], [], linestyle="", marker=MARKERS[name], color=colour) for name, colour in COLOURS.items()]
+    figure.legend(dots, list(COLOURS), loc="upper center", ncols=len(COLOURS), frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0, 1, 0.94))
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
