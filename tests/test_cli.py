@@ -220,7 +220,11 @@ def test_results_flow_into_a_file_though_the_progress_bar_is_on_a_terminal(place
 def test_evaluation_prints_a_table_or_json_and_writes_a_report(place: Path) -> None:
     done = wrn("evaluate", "runs/digits-1", "digits", cwd=place)
     assert done.returncode == 0
-    assert done.stdout.startswith("digits, test: 179 pictures, torch ")
+    ours = kernels.isa() != "none"
+    assert done.stdout.startswith(f"digits, test: 179 pictures, {'our kernels' if ours else 'torch'} ")
+    torchs = wrn("evaluate", "runs/digits-1", "digits", "--engine", "torch", cwd=place)
+    assert torchs.stdout.startswith("digits, test: 179 pictures, torch ")
+    assert torchs.stdout.splitlines()[1] == done.stdout.splitlines()[1]  # the same accuracy
     figures = json.loads(wrn("evaluate", "runs/digits-1", "digits", "--json", cwd=place).stdout)
     assert f"accuracy   {100 * figures['accuracy']:.2f} %" in done.stdout
     assert (place / "runs" / "digits-1" / "evaluation.html").read_text(encoding="utf-8").startswith("<!")
