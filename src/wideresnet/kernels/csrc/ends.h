@@ -96,7 +96,10 @@ void pool_pad(const wrn_op& op, const Work& work) {
         float count = 0;
         for (Index y = oy * op.stride; y < y_end && k < cp; y++)
           for (Index x = ox * op.stride; x < x_end; x++, count++) sum += load(op.x + ((n * op.h + y) * op.w + x) * cp + k);
-        store(out + k, k < cp ? sum / count : sum);
+        if (k < cp) sum /= count;
+        // Where the input is infinite its padding is NaN (0 · ∞), and here alone it would be an output channel.
+        for (Index lane = std::max<Index>(op.c - k, 0); lane < kLanes; lane++) sum[lane] = 0;
+        store(out + k, sum);
       }
     }
   }
