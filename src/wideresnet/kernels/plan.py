@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wideresnet.kernels import library
-from wideresnet.model import PSSiLU, SameConv2d, WideResidualBlock, WideResNetClassifier
+from wideresnet.model import PSSiLU, SameConv2d, WideResidualBlock, WideResNetBackbone, WideResNetClassifier
 
 Slot = str  # where a map lies: input, logits, the end of a stage, or one of a stage's buffers, used in turn
 Affine = tuple[Tensor, Tensor]  # scale and shift of each channel, float64
@@ -65,6 +65,54 @@ class Step:
             max((-(-side // self.stride) - 1) * self.stride + self.size - side, 0) // 2 for side in (height, width)
         )
         return top, left
+
+
+# Attributes that a module of the network may not change: `lower` takes them for granted.
+_FIXED = {
+    nn.Conv2d: ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
+    nn.BatchNorm2d: ("num_features", "affine", "track_running_stats"),
+    nn.Linear: ("in_features",),
+    nn.AdaptiveAvgPool2d: ("output_size",),
+    nn.LeakyReLU: ("negative_slope",),
+    nn.GELU: ("approximate",),
+    nn.ELU: ("alpha",),
+    nn.Softplus: ("beta", "threshold"),
+    WideResidualBlock: ("shortcut", "changes", "stride", "out_ch"),
+    WideResNetClassifier: ("head",),
+}
+
+
+def _signature(module: object) -> tuple[object, ...]:
+    names = next((names for kind, names in _FIXED.items() if isinstance(module, kind)), ())
+    return type(module), "forward" in vars(module), *(getattr(module, name) for name in names)
+
+
+def _activates(module: WideResidualBlock | WideResNetBackbone) -> object:
+    """The module that its activation is, or whose `forward` it is."""
+    return getattr(module.activation, "__self__", module.activation)
+
+
+def misfit(model: WideResNetClassifier) -> str | None:
+    """What in `model` is not as its own `architecture` has it, so that `lower` would misread it; None if all is.
+
+    A module may have been put in place of another, or a method: torch runs what stands there, whatever it is.
+    """
+    with torch.device("meta"):
+        meant = WideResNetClassifier(**model.architecture)
+    found, expected = dict(model.named_modules()), dict(meant.named_modules())
+    if differs := [*(found.keys() - expected.keys()), *(expected.keys() - found.keys())]:
+        return f"{min(differs)} is {'not part' if min(differs) in found else 'part'} of its architecture"
+    for name, module in found.items():
+        other = expected[name]
+        pairs: list[tuple[object, object]] = [(module, other)]
+        if isinstance(module, WideResidualBlock | WideResNetBackbone):  # its activation need not be a listed module
+            pairs.append((_activates(module), _activates(other)))
+        if any(_signature(a) != _signature(b) for a, b in pairs):
+            return f"{name or 'the model'} is not as its architecture has it"
+        shapes = ({key: p.shape for key, p in each.named_parameters(recurse=False)} for each in (module, other))
+        if not isinstance(module, nn.Linear) and len({tuple(each.items()) for each in shapes}) > 1:
+            return f"{name}'s parameters are not as its architecture has them"
+    return None
 
 
 def _affine(norm: nn.Module, channels: int) -> Affine:
@@ -214,8 +262,8 @@ def choose(step: Step, images: int, ho: int, wo: int, *, threads: int, algorithm
     filters = products * step.in_ch * step.out_ch * 4  # bytes
     if step.stride == 2 and tiles < 32 and filters > 3e6:
         return direct  # 9 times its weights would come from memory for a handful of tiles
-    # Filters beyond the second cache are read once by all threads together where each has few tiles for them, and always
-    # where they come from memory. Where tiles are fewer still, a quarter of the bytes is read, and transformed anew.
+    # Filters beyond the second cache are read once by all threads together where each has few tiles for them, and
+    # always where they come from memory. With fewer tiles still, a quarter of the bytes is read, and transformed anew.
     one_small_image = tiles <= 4 and filters > 1.5e6
     one_image = 16 * threads < tiles <= 32 * threads and 1.5e6 < filters < 8e6
     raw = step.stride == 1 and tile == 4 and (one_small_image or one_image)
