@@ -38,7 +38,7 @@ def why_not(model: nn.Module) -> str | None:
         )
         if reason := next((why for wrong, why in unfit if wrong), None):
             return f"{name} is {reason}"
-    return None
+    return plan.misfit(model)
 
 
 def accelerate(model: nn.Module) -> nn.Module:
@@ -59,6 +59,9 @@ def accelerate(model: nn.Module) -> nn.Module:
     return Accelerated(model)
 
 
+_ATTRIBUTES = {"activation", "eps", "head"}  # of a module, that decide over its answer
+
+
 class _Seen:
     """A model as it was: its modules, and each weight's place and version. Asked at every call, so it is quick."""
 
@@ -67,13 +70,16 @@ class _Seen:
         self.hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         members = [members for m in modules for members in (m._parameters, m._buffers, m._modules)]
         self._places = [(each, name) for each in members for name in each if name != "num_batches_tracked"]
-        self._things = [each[name] for each, name in self._places]
+        self._places += [(vars(m), name) for m in modules for name in ("forward", *_ATTRIBUTES & vars(m).keys())]
+        self._members = members
+        self._things = [each.get(name) for each, name in self._places]
         self._tensors = [thing for thing in self._things if isinstance(thing, Tensor)]
         self._ids, self._versions, self._addresses = self._now()
 
     def _now(self) -> tuple[list[int], list[int], list[int]]:
         ids = [id(members.get(name)) for members, name in self._places]
-        return ids, [t._version for t in self._tensors], [t.data_ptr() for t in self._tensors]
+        lengths = [len(members) for members in self._members]  # something may have been added
+        return ids + lengths, [t._version for t in self._tensors], [t.data_ptr() for t in self._tensors]
 
     def changed(self) -> bool:
         return (self._ids, self._versions, self._addresses) != self._now()
@@ -118,7 +124,7 @@ class Accelerated(nn.Module):
         """Why this call is the model's own."""
         grads = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.model.parameters()))
         unfit = (
-            (self.training or self.model.training, "the model is in training mode"),
+            (any(m.training for m in self.modules()), "the model, or a part of it, is in training mode"),
             (x.dtype != torch.float32 or x.device.type != "cpu", f"an input of {x.dtype} on {x.device.type}"),
             (grads, "gradients are wanted (torch.no_grad() or torch.inference_mode() says that they are not)"),
             (torch.is_autocast_enabled("cpu"), "autocast is on"),
