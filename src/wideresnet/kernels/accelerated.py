@@ -14,7 +14,8 @@ from wideresnet.kernels import library, plan
 from wideresnet.kernels.network import Network
 from wideresnet.model import PSSiLU, SameConv2d, WideResidualBlock, WideResNetBackbone, WideResNetClassifier
 
-_version = operator.attrgetter("_version")
+_ATTRIBUTES = {"activation", "eps", "head"}  # of a module, that decide over its answer
+_training, _version = operator.attrgetter("training"), operator.attrgetter("_version")
 BOUND = 1e-5  # of the logits' range: what F(4×4) may lose against a convolution without transforms
 _KNOWN = {
     *(nn.Conv2d, SameConv2d, nn.BatchNorm2d, nn.Linear, nn.AdaptiveAvgPool2d, nn.Sequential, nn.Identity, nn.Dropout),
@@ -41,7 +42,7 @@ def why_not(model: nn.Module) -> str | None:
         )
         if reason := next((why for wrong, why in unfit if wrong), None):
             return f"{name} is {reason}"
-    return None
+    return plan.misfit(model)
 
 
 def accelerate(model: nn.Module) -> nn.Module:
@@ -66,21 +67,24 @@ class _Seen:
     """A model as it was: its modules, and each weight's place and version. Asked at every call, so in C's loops."""
 
     def __init__(self, model: nn.Module) -> None:
-        members: list[dict[str, Any]] = []
-        for module in model.modules():
-            members += (module._parameters, module._buffers, module._modules)
-        places = [(each, name) for each in members for name in each if name != "num_batches_tracked"]
+        modules = list(model.modules())
+        self._owners: list[dict[str, Any]] = []
+        for module in modules:
+            self._owners += (module._parameters, module._buffers, module._modules)
+        places = [(each, name) for each in self._owners for name in each if name != "num_batches_tracked"]
+        places += [(vars(m), name) for m in modules for name in ("forward", *_ATTRIBUTES & vars(m).keys())]
         self._members, self._names = [each for each, _ in places], [name for _, name in places]
-        self._things = [each[name] for each, name in places]
+        self._things = [each.get(name) for each, name in places]
         self._tensors = [thing for thing in self._things if isinstance(thing, Tensor)]
-        self._versions, self._addresses = self._now()
+        self._state = self._now()
 
-    def _now(self) -> tuple[list[int], list[int]]:
-        return list(map(_version, self._tensors)), list(map(Tensor.data_ptr, self._tensors))
+    def _now(self) -> tuple[list[int], ...]:
+        lengths = list(map(len, self._owners))  # something may have been added
+        return lengths, list(map(_version, self._tensors)), list(map(Tensor.data_ptr, self._tensors))
 
     def changed(self) -> bool:
         there = map(dict.get, self._members, self._names)
-        return not all(map(operator.is_, there, self._things)) or (self._versions, self._addresses) != self._now()
+        return not all(map(operator.is_, there, self._things)) or self._state != self._now()
 
 
 class Accelerated(nn.Module):
@@ -96,11 +100,12 @@ class Accelerated(nn.Module):
     def _forget(self) -> None:
         self._network: Network | None = None
         self._seen: _Seen | None = None
-        self._hooks = [hooks for m in self.model.modules() for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self._parts = list(self.model.modules())
+        self._hooks = [hooks for m in self._parts for hooks in (m._forward_hooks, m._forward_pre_hooks)]
 
     def __getstate__(self) -> dict[str, Any]:
         """Packed weights are not copied and not pickled: they are made anew."""
-        made = ("_lock", "_network", "_seen", "_hooks")
+        made = ("_lock", "_network", "_seen", "_parts", "_hooks")
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -123,7 +128,7 @@ class Accelerated(nn.Module):
         """Why this call is the model's own."""
         grads = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.model.parameters()))
         unfit = (
-            (self.training or self.model.training, "the model is in training mode"),
+            (self.training or any(map(_training, self._parts)), "the model, or a part of it, is in training mode"),
             (x.dtype != torch.float32 or x.device.type != "cpu", f"an input of {x.dtype} on {x.device.type}"),
             (grads, "gradients are wanted (torch.no_grad() or torch.inference_mode() says that they are not)"),
             (torch.is_autocast_enabled("cpu"), "autocast is on"),

@@ -42,6 +42,8 @@ class Library:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lib = lib = ctypes.CDLL(str(path))
+        if (found := lib.wrn_abi()) != ABI:
+            raise OSError(f"{path} has interface {found}, expected {ABI}; install this package again")
         signatures = {
             "wrn_abi": (ctypes.c_int, ()),
             "wrn_num_isas": (ctypes.c_int, ()),
@@ -58,8 +60,6 @@ class Library:
         for name, (result, arguments) in signatures.items():
             function = getattr(lib, name)
             function.restype, function.argtypes = result, arguments
-        if (found := lib.wrn_abi()) != ABI:
-            raise OSError(f"{path} has interface {found}, expected {ABI}; install this package again")
         names = [lib.wrn_isa_name(i).decode() for i in range(lib.wrn_num_isas())]
         self.isas = {name: i for i, name in enumerate(names) if lib.wrn_isa_runs(i)}  # best first
 

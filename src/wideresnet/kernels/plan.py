@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wideresnet.kernels import library
-from wideresnet.model import PSSiLU, SameConv2d, WideResidualBlock, WideResNetClassifier
+from wideresnet.model import PSSiLU, SameConv2d, WideResidualBlock, WideResNetBackbone, WideResNetClassifier
 
 Slot = str  # where a map lies: input, logits, the end of a stage, or one of a stage's buffers, used in turn
 Affine = tuple[Tensor, Tensor]  # scale and shift of each channel, float64
@@ -65,6 +65,54 @@ class Step:
             max((-(-side // self.stride) - 1) * self.stride + self.size - side, 0) // 2 for side in (height, width)
         )
         return top, left
+
+
+# Attributes that a module of the network may not change: `lower` takes them for granted.
+_FIXED = {
+    nn.Conv2d: ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
+    nn.BatchNorm2d: ("num_features", "affine", "track_running_stats"),
+    nn.Linear: ("in_features",),
+    nn.AdaptiveAvgPool2d: ("output_size",),
+    nn.LeakyReLU: ("negative_slope",),
+    nn.GELU: ("approximate",),
+    nn.ELU: ("alpha",),
+    nn.Softplus: ("beta", "threshold"),
+    WideResidualBlock: ("shortcut", "changes", "stride", "out_ch"),
+    WideResNetClassifier: ("head",),
+}
+
+
+def _signature(module: object) -> tuple[object, ...]:
+    names = next((names for kind, names in _FIXED.items() if isinstance(module, kind)), ())
+    return type(module), "forward" in vars(module), *(getattr(module, name) for name in names)
+
+
+def _activates(module: WideResidualBlock | WideResNetBackbone) -> object:
+    """The module that its activation is, or whose `forward` it is."""
+    return getattr(module.activation, "__self__", module.activation)
+
+
+def misfit(model: WideResNetClassifier) -> str | None:
+    """What in `model` is not as its own `architecture` has it, so that `lower` would misread it; None if all is.
+
+    A module may have been put in place of another, or a method: torch runs what stands there, whatever it is.
+    """
+    with torch.device("meta"):
+        meant = WideResNetClassifier(**model.architecture)
+    found, expected = dict(model.named_modules()), dict(meant.named_modules())
+    if differs := [*(found.keys() - expected.keys()), *(expected.keys() - found.keys())]:
+        return f"{min(differs)} is {'not part' if min(differs) in found else 'part'} of its architecture"
+    for name, module in found.items():
+        other = expected[name]
+        pairs: list[tuple[object, object]] = [(module, other)]
+        if isinstance(module, WideResidualBlock | WideResNetBackbone):  # its activation need not be a listed module
+            pairs.append((_activates(module), _activates(other)))
+        if any(_signature(a) != _signature(b) for a, b in pairs):
+            return f"{name or 'the model'} is not as its architecture has it"
+        shapes = ({key: p.shape for key, p in each.named_parameters(recurse=False)} for each in (module, other))
+        if not isinstance(module, nn.Linear) and len({tuple(each.items()) for each in shapes}) > 1:
+            return f"{name}'s parameters are not as its architecture has them"
+    return None
 
 
 def _affine(norm: nn.Module, channels: int) -> Affine:

@@ -3,6 +3,7 @@
 #include "team.h"
 
 #include <sched.h>
+#include <stdint.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -27,8 +28,8 @@ inline void pause_briefly() {
 // spinning waiter would keep the one it waits for from running.
 template <class Ready>
 void wait_for(Ready ready) {
-  for (int spins = 0; !ready(); spins++) {
-    if (spins < 20000) pause_briefly(); else sched_yield();
+  for (int spins = 0; !ready();) {
+    if (spins < 20000) pause_briefly(), spins++; else sched_yield();
   }
 }
 
@@ -36,17 +37,19 @@ constexpr auto kAwake = std::chrono::microseconds(200);  // a waiting worker spi
 
 class Pool {
  public:
+  const pid_t owner = getpid();
+
   bool run(int threads, const std::function<void(const Member&)>& work) {
     std::lock_guard<std::mutex> turn(turn_);
     if (!grow(threads - 1)) return false;
     Barrier barrier(threads);
     work_ = &work;
     barrier_ = &barrier;
-    size_ = threads;
-    left_.store(static_cast<int>(workers_), std::memory_order_relaxed);
+    left_.store(threads - 1, std::memory_order_relaxed);
     {
       std::lock_guard<std::mutex> lock(sleep_);
-      job_.fetch_add(1, std::memory_order_release);
+      const uint64_t call = job_.load(std::memory_order_relaxed) >> 32;
+      job_.store((call + 1) << 32 | static_cast<uint32_t>(threads), std::memory_order_release);
     }
     wake_.notify_all();
     work(Member{0, threads, &barrier});
@@ -66,9 +69,10 @@ class Pool {
     return true;
   }
 
-  void serve(int id, unsigned seen) {
-    for (;;) {
-      const auto until = std::chrono::steady_clock::now() + kAwake;
+  // Workers beyond a call's threads touch nothing but job_, and nobody waits for them: they may miss calls, and sleep.
+  void serve(int id, uint64_t seen) {
+    for (bool busy = true;;) {
+      const auto until = std::chrono::steady_clock::now() + (busy ? kAwake : kAwake.zero());
       while (job_.load(std::memory_order_acquire) == seen && std::chrono::steady_clock::now() < until) {
         for (int i = 0; i < 64; i++) pause_briefly();
       }
@@ -76,19 +80,22 @@ class Pool {
         std::unique_lock<std::mutex> lock(sleep_);
         wake_.wait(lock, [&] { return job_.load(std::memory_order_acquire) != seen; });
       }
-      seen++;
-      if (id < size_) (*work_)(Member{id, size_, barrier_});
+      seen = job_.load(std::memory_order_acquire);
+      const int size = static_cast<int>(seen & 0xffffffff);
+      busy = id < size;
+      if (!busy) continue;
+      (*work_)(Member{id, size, barrier_});
       left_.fetch_sub(1, std::memory_order_acq_rel);
     }
   }
 
   std::mutex turn_, sleep_;
   std::condition_variable wake_;
-  std::atomic<unsigned> job_{0};
+  std::atomic<uint64_t> job_{0};  // number of the call, in the upper half, and its threads, in the lower
   std::atomic<int> left_{0};
   const std::function<void(const Member&)>* work_ = nullptr;
   Barrier* barrier_ = nullptr;
-  int size_ = 0, workers_ = 0;
+  int workers_ = 0;
 };
 
 }  // namespace
@@ -110,18 +117,13 @@ bool run_together(int threads, const std::function<void(const Member&)>& work) {
     return true;
   }
   // A forked child has none of its parent's threads: it makes its own. The pool is never freed, since its workers are
-  // still in it when the process ends.
-  static std::mutex made;
-  static Pool* pool = nullptr;
-  static pid_t owner = 0;
-  Pool* mine;
-  {
-    std::lock_guard<std::mutex> lock(made);
-    if (pool == nullptr || owner != getpid()) {
-      pool = new Pool;
-      owner = getpid();
-    }
-    mine = pool;
+  // still in it when the process ends. No lock here: a child forked while another thread held it would wait for ever.
+  static std::atomic<Pool*> pool{nullptr};
+  Pool* mine = pool.load(std::memory_order_acquire);
+  if (mine == nullptr || mine->owner != getpid()) {
+    Pool* made = new Pool;
+    if (pool.compare_exchange_strong(mine, made, std::memory_order_acq_rel)) mine = made;
+    else delete made;  // another thread was faster; this one has no workers yet
   }
   return mine->run(threads, work);
 }

@@ -97,7 +97,10 @@ void transform_output(const wrn_op& op, const float* m, Index stride, Index widt
 #pragma GCC unroll 4
         for (Index j = 0; j < kTile; j++) __builtin_prefetch(next + i * row + j * kp, 1);
       const auto finish = [&](Index i, Index j) {
-        vec v = finished(out[i][j] + bias, op.act_out, slope);
+        // What overflowed in the transforms may be -∞ where the convolution is not, and a ReLU would make a plausible 0 of
+        // it: NaN instead, which nothing hides, so that the caller sees it in the logits and takes the direct way.
+        const vec sum = out[i][j] + bias;
+        vec v = finished(sum + sum * 0.f, op.act_out, slope);
         if (res) v += load(res + i * row + j * kp);
         store(y + i * row + j * kp, v);
       };
