@@ -182,7 +182,7 @@ def our_matrix_product(threads: int) -> Callable[[], None]:
     x, y = loaded.alloc(side * side * channels).normal_(), loaded.alloc(side * side * channels)
     op = library.Op(kind=library.DIRECT, n=1, h=side, w=side, ho=side, wo=side, c=channels, k=channels)
     op.size, op.stride, op.split, op.group, op.x, op.y = 1, 1, 4 * threads, 1, x.data_ptr(), y.data_ptr()
-    weight = loaded.pack(isa, op, torch.randn(channels, channels), None)
+    weight = loaded.pack(isa, op, torch.randn(channels, channels), None, threads)
     op.weight = weight.data_ptr()
     ops = (library.Op * 1)(op)
     work = loaded.alloc(loaded.work_floats(isa, ops, threads))

@@ -53,7 +53,7 @@ class Library:
             "wrn_alloc": (_POINTER, (ctypes.c_size_t,)),
             "wrn_free": (None, (_POINTER, ctypes.c_size_t)),
             "wrn_packed_floats": (_LONG, (ctypes.c_int, ctypes.POINTER(Op))),
-            "wrn_pack": (None, (ctypes.c_int, ctypes.POINTER(Op), _POINTER, _POINTER, _POINTER)),
+            "wrn_pack": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Op), _POINTER, _POINTER, _POINTER, ctypes.c_int)),
             "wrn_work_floats": (_LONG, (ctypes.c_int, ctypes.POINTER(Op), _LONG, ctypes.c_int)),
             "wrn_run": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Op), _LONG, ctypes.c_int, _POINTER)),
         }
@@ -76,11 +76,12 @@ class Library:
         weakref.finalize(memory, self._lib.wrn_free, address, size)
         return torch.frombuffer(memory, dtype=torch.float32)
 
-    def pack(self, isa: str, op: Op, weight: Tensor, out_scale: Tensor | None) -> Tensor:
+    def pack(self, isa: str, op: Op, weight: Tensor, out_scale: Tensor | None, threads: int) -> Tensor:
         number = self.isas[isa]
         packed = self.alloc(self._lib.wrn_packed_floats(number, op))
         scale = None if out_scale is None else out_scale.data_ptr()
-        self._lib.wrn_pack(number, op, weight.data_ptr(), scale, packed.data_ptr())
+        if self._lib.wrn_pack(number, op, weight.data_ptr(), scale, packed.data_ptr(), threads):
+            raise RuntimeError(f"the kernels could not start {threads} threads")
         return packed
 
     def work_floats(self, isa: str, ops: Ops, threads: int) -> int:

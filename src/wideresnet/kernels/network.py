@@ -65,14 +65,16 @@ class Network:
             vectors["scale"], vectors["shift"] = (self._vector(each, step.in_ch) for each in step.affine)
         return vectors
 
-    def _weight(self, index: int, op: Op) -> Tensor:
+    def _weight(self, index: int, op: Op, threads: int) -> Tensor:
         """Packed once for each algorithm that some shape asks for."""
         step = self._steps[index]
         assert step.weight is not None
         key = (index, op.kind, op.tile, op.raw_filters)
         if key not in self._weights:
             scale = None if step.out_scale is None else step.out_scale.float().contiguous()
-            self._weights[key] = self._library.pack(self._isa, op, step.weight.detach().float().contiguous(), scale)
+            self._weights[key] = self._library.pack(
+                self._isa, op, step.weight.detach().float().contiguous(), scale, threads
+            )
         return self._weights[key]
 
     def _plan(self, n: int, height: int, width: int, threads: int) -> _Plan:
@@ -104,7 +106,7 @@ class Network:
             op.x = buffers[step.x].data_ptr() if step.x in buffers else None
             op.y = buffers[step.y].data_ptr()
             op.res = buffers[step.res].data_ptr() if step.res else None
-            op.weight = None if step.weight is None else self._weight(i, op).data_ptr()
+            op.weight = None if step.weight is None else self._weight(i, op, threads).data_ptr()
             for name, vector in self._vectors[i].items():
                 setattr(op, name, vector.data_ptr())
         work = self._library.alloc(self._library.work_floats(self._isa, ops, threads))

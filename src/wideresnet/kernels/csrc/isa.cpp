@@ -70,10 +70,11 @@ int64_t packed_floats(const wrn_op& op) {
   return 0;
 }
 
-void pack(const wrn_op& op, const float* weight, const float* out_scale, float* packed) {
+void pack(const wrn_op& op, const float* weight, const float* out_scale, float* packed, const wrn::Member& member) {
+  if (op.kind == WRN_WINOGRAD) return with_scheme(op, [&](auto scheme) { scheme.pack(op, weight, out_scale, packed, member); });
+  if (member.id > 0) return;  // the others are small
   switch (op.kind) {
     case WRN_STEM: return pack_stem(op, weight, out_scale, packed);
-    case WRN_WINOGRAD: return with_scheme(op, [&](auto scheme) { scheme.pack(op, weight, out_scale, packed); });
     case WRN_DIRECT: return pack_direct(op, weight, out_scale, packed);
     case WRN_HEAD: return pack_head(op, weight, packed);
   }

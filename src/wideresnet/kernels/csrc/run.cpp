@@ -1,9 +1,7 @@
 // The C interface: which instruction sets there are, memory, and the walk through a network's operations.
 #include <stdlib.h>
 #include <string.h>
-#if defined(__linux__)
 #include <sys/mman.h>
-#endif
 
 #include <algorithm>
 
@@ -28,7 +26,10 @@ const wrn::Isa* const kIsas[] = {
 #endif
     &wrn::scalar};
 
+// Large pages for what fills half of one: a scale of 64 channels would take 2 MB of its own.
 constexpr size_t kHuge = 2 << 20;
+bool is_large(size_t bytes) { return bytes >= kHuge / 2; }
+size_t in_huge_pages(size_t bytes) { return (bytes + kHuge - 1) / kHuge * kHuge; }
 
 // Each thread's own memory begins on a page of its own.
 int64_t in_pages(int64_t floats) { return (floats + 1023) / 1024 * 1024 + 1024; }
@@ -77,24 +78,36 @@ int wrn_isa_runs(int isa) {
 }
 
 void* wrn_alloc(size_t bytes) {
-  // Large pages for what fills half of one: a scale of 64 channels would take 2 MB of its own.
-  const size_t page = bytes >= kHuge / 2 ? kHuge : 64;
-  const size_t rounded = (std::max<size_t>(bytes, 1) + page - 1) / page * page;
-  void* memory = aligned_alloc(page, rounded);
-  if (memory == nullptr) return nullptr;
-#if defined(__linux__)
-  if (page == kHuge) madvise(memory, rounded, MADV_HUGEPAGE);  // only faster: what it answers does not matter
+  if (!is_large(bytes)) {
+    void* memory = aligned_alloc(64, (bytes + 64) / 64 * 64);
+    if (memory) memset(memory, 0, bytes);
+    return memory;
+  }
+  // Pages of its own, which the system zeroes when they are touched, and large ones: whoever fills them first, and that
+  // is all threads, waits for them.
+  const size_t size = in_huge_pages(bytes);
+  void* mapped = mmap(nullptr, size + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  char* start = static_cast<char*>(mapped);
+  const size_t before = (kHuge - reinterpret_cast<uintptr_t>(start) % kHuge) % kHuge;
+  if (before > 0) munmap(start, before);
+  if (before < kHuge) munmap(start + before + size, kHuge - before);
+#if defined(MADV_HUGEPAGE)
+  madvise(start + before, size, MADV_HUGEPAGE);  // only faster: what it answers does not matter
 #endif
-  memset(memory, 0, bytes);
-  return memory;
+  return start + before;
 }
 
-void wrn_free(void* memory, size_t) { free(memory); }
+void wrn_free(void* memory, size_t bytes) {
+  if (is_large(bytes)) munmap(memory, in_huge_pages(bytes));
+  else free(memory);
+}
 
 int64_t wrn_packed_floats(int isa, const wrn_op* op) { return kIsas[isa]->packed_floats(*op); }
 
-void wrn_pack(int isa, const wrn_op* op, const float* weight, const float* out_scale, float* packed) {
-  kIsas[isa]->pack(*op, weight, out_scale, packed);
+int wrn_pack(int isa, const wrn_op* op, const float* weight, const float* out_scale, float* packed, int threads) {
+  const auto work = [&](const wrn::Member& member) { kIsas[isa]->pack(*op, weight, out_scale, packed, member); };
+  return wrn::run_together(threads, work) ? 0 : -1;
 }
 
 int64_t wrn_work_floats(int isa, const wrn_op* ops, int64_t num_ops, int threads) {

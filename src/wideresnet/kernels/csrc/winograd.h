@@ -282,9 +282,10 @@ struct Winograd {
   static Index packed_floats(const wrn_op& op) { return padded(op.k) * op.c * (op.raw_filters ? 9 : Scheme::kProducts); }
 
   // weight [k][c][9], times out_scale[k] → [panel][products or 9][c][panel's channels]
-  static void pack(const wrn_op& op, const float* weight, const float* out_scale, float* packed) {
+  static void pack(const wrn_op& op, const float* weight, const float* out_scale, float* packed, const wrn::Member& member) {
     const Index kp = padded(op.k);
-    for (Index p = 0; p < num_panels(op.k); p++) {
+    const Share panels(num_panels(op.k), member);
+    for (Index p = panels.first; p < panels.last; p++) {
       const Index width = std::min(kPanel, kp - p * kPanel);
       for (Index c = 0; c < op.c; c++) {
         float g[9 * kPanel] = {};

@@ -17,7 +17,7 @@ enum { WRN_ABI = 1 };  // raised whenever wrn_op or a meaning changes: the Pytho
 enum wrn_kind {
   WRN_STEM = 0,      // NCHW input → NHWC: 3×3 convolution of few channels
   WRN_WINOGRAD = 1,  // 3×3 with stride 1, F(tile×tile, 3×3), or with stride 2
-  WRN_DIRECT = 2,    // any other convolution: 3×3 with a stride, 1×1
+  WRN_DIRECT = 2,    // 1×1, and 3×3 without transforms: few tiles at a stride, or the safe path
   WRN_ACTIVATE = 3,  // y = act_in(x · scale + shift), elementwise
   WRN_POOL_PAD = 4,  // average over stride×stride, further channels zero: the shortcut without parameters
   WRN_HEAD = 5,      // logits = fc(mean(act_in(x · scale + shift)))
@@ -59,11 +59,11 @@ void wrn_free(void* memory, size_t bytes);
 // Floats that packed weights take; and packing. weight [k][c][size][size] as torch has it; out_scale [k] or null
 // multiplies each filter (a folded BN). in_scale is not folded: padding must stay zero.
 int64_t wrn_packed_floats(int isa, const wrn_op* op);
-void wrn_pack(int isa, const wrn_op* op, const float* weight, const float* out_scale, float* packed);
+int wrn_pack(int isa, const wrn_op* op, const float* weight, const float* out_scale, float* packed, int threads);  // as wrn_run
 
 int64_t wrn_work_floats(int isa, const wrn_op* ops, int64_t num_ops, int threads);
-// Runs all operations in order with so many threads, the caller's among them. Safe from several threads at once (they
-// take turns) and after fork. Returns 0, or -1 if threads could not be started.
+// Runs all operations in order with so many threads, the caller's among them. Safe from several threads at once, each with
+// work memory and outputs of its own, and after fork. Returns 0, or -1 if threads could not be started.
 int wrn_run(int isa, const wrn_op* ops, int64_t num_ops, int threads, float* work);
 
 #ifdef __cplusplus
