@@ -101,21 +101,30 @@ WRN_INLINE T* opaque(T* p) {
   return p;
 }
 
-// kSide×kSide pixels of one vector each, activated as they are loaded: pixel(i, j) = p[i·row + j·column].
-template <int kAct>
+// The patch of one tile, a vector of channels at a time: pixel(i, j) = p[i·row + j·column], activated as it is loaded.
+// With kInside false, what is not in rows [top, bottom) and columns [left, right) lies outside the image and is zero:
+// padding comes after the activation.
+template <int kAct, bool kInside>
 struct Pixels {
   const float* p;
-  Index row, column, ahead;  // floats from a pixel to the next tile's, or 0
+  Index row, column, ahead;  // floats to the next row, pixel, tile
+  int top, bottom, left, right;
   vec scale, shift, slope;
 
   // Column j, rows first, first + by, …: kCount of them. Those that the next tile reads are fetched into the first cache
   // meanwhile: no processor foresees six rows at once.
   template <int kCount, bool kFetch>
   WRN_INLINE void load_column(const Pixels& from, Index j, int first, int by, vec* d) {
+    if (!kInside && (j < from.left || j >= from.right)) {
+#pragma GCC unroll 9
+      for (int i = 0; i < kCount; i++) d[i] = vec{};
+      return;
+    }
     const float* p = opaque(from.p + j * from.column + first * from.row);
 #pragma GCC unroll 9
     for (int i = 0; i < kCount; i++) {
-      d[i] = activated<kAct>(load(p), from.scale, from.shift, from.slope);
+      const bool there = kInside || (first + i * by >= from.top && first + i * by < from.bottom);
+      d[i] = there ? activated<kAct>(load(p), from.scale, from.shift, from.slope) : vec{};
       if (kFetch) __builtin_prefetch(p + from.ahead);
       p = opaque(p + by * from.row);
     }

@@ -31,39 +31,30 @@ struct Place {
   }
 };
 
+template <class Scheme, int kAct, bool kInside>
+WRN_INLINE void transform_tile(const wrn_op& op, Pixels<kAct, kInside> pixels, Index cp, float* v, Index stride) {
+  for (Index c = 0; c < cp; c += kLanes, pixels.p += kLanes) {
+    if (kAct != WRN_NONE) pixels.scale = load(op.scale + c), pixels.shift = load(op.shift + c);
+    Scheme::input(pixels, v + c, stride);
+  }
+}
+
 // Tiles [first, last) → v, whose first tile is `first`.
 template <class Scheme, int kAct>
 void transform_input(const wrn_op& op, float* v, Index stride, Index first, Index last) {
   constexpr Index kPatch = Scheme::kPatch;
   const Index cp = padded(op.c), row = op.w * cp, step = Scheme::kTile * op.stride;
+  const vec slope = splat(op.alpha);
   Place place(Tiles<Scheme>(op), first);
   for (Index t = first; t < last; t++, v += cp, place.next()) {
     const Index y0 = place.y * step - op.pad_top, x0 = place.x * step - op.pad_left;
-    const Index top = std::max<Index>(-y0, 0), bottom = std::min(kPatch, op.h - y0);
-    const Index left = std::max<Index>(-x0, 0), right = std::min(kPatch, op.w - x0);
-    const bool inside = top == 0 && left == 0 && bottom == kPatch && right == kPatch;
+    const int top = static_cast<int>(std::max<Index>(-y0, 0)), bottom = static_cast<int>(std::min(kPatch, op.h - y0));
+    const int left = static_cast<int>(std::max<Index>(-x0, 0)), right = static_cast<int>(std::min(kPatch, op.w - x0));
     const float* x = op.x + ((place.n * op.h + y0) * op.w + x0) * cp;
-    Pixels<kAct> pixels{x, row, cp, step * cp, vec{}, vec{}, splat(op.alpha)};
-    if (inside) {
-      for (Index c = 0; c < cp; c += kLanes, pixels.p += kLanes) {
-        if (kAct != WRN_NONE) pixels.scale = load(op.scale + c), pixels.shift = load(op.shift + c);
-        Scheme::input(pixels, v + c, stride);
-      }
-      continue;
-    }
-    // At the border the patch is put together first, zeros where there is no image: padding comes after the activation.
-    vec patch[kPatch * kPatch] = {};
-    const Pixels<WRN_NONE> copied{reinterpret_cast<const float*>(patch), kPatch * kLanes, kLanes, 0, vec{}, vec{}, vec{}};
-    for (Index c = 0; c < cp; c += kLanes) {
-      if (kAct != WRN_NONE) pixels.scale = load(op.scale + c), pixels.shift = load(op.shift + c);
-      for (Index i = top; i < bottom; i++)
-        for (Index j = left; j < right; j++) {
-          const float* p = x + i * row + j * cp + c;
-          patch[i * kPatch + j] = activated<kAct>(load(p), pixels.scale, pixels.shift, pixels.slope);
-          __builtin_prefetch(p + pixels.ahead);
-        }
-      Scheme::input(copied, v + c, stride);
-    }
+    if (top == 0 && left == 0 && bottom == kPatch && right == kPatch)
+      transform_tile<Scheme>(op, Pixels<kAct, true>{x, row, cp, step * cp, 0, 0, 0, 0, vec{}, vec{}, slope}, cp, v, stride);
+    else
+      transform_tile<Scheme>(op, Pixels<kAct, false>{x, row, cp, step * cp, top, bottom, left, right, vec{}, vec{}, slope}, cp, v, stride);
   }
 }
 
