@@ -88,7 +88,7 @@ def _type_of(option: str) -> str:
     return {"conv_bias": "ConvBias", "stride_on": "StrideOn"}.get(option, option.capitalize())
 
 
-@settings(max_examples=200, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(
     options=_options(),
     size=st.tuples(st.integers(1, 5), st.sampled_from([1, 3, 4]), st.integers(1, 40), st.integers(1, 40)),
