@@ -9,7 +9,7 @@ READY := $(VENV)/ready
 TOOLS := $(VENV)/ready-tools
 KERNELS := src/wideresnet/kernels
 
-.PHONY: setup demo check fix test bench notebooks clean
+.PHONY: setup demo check fix test sanitize bench notebooks clean
 .DEFAULT_GOAL := demo
 
 setup: $(TOOLS)
@@ -41,6 +41,16 @@ fix: setup
 
 test: setup
 	$(BIN)/pytest -q --cov --cov-report=term
+
+# Slow code that watches itself: out of bounds, undefined, racing. Beside the library that is used, which stays.
+sanitize: setup
+	@set -e; for kind in address,undefined thread; do \
+	  flags="-g -O1 -fsanitize=$$kind -fno-sanitize-recover=all"; into=build/sanitized/$$kind; echo "$$kind"; \
+	  CXXFLAGS="$$flags" $(BIN)/python setup.py -q build_ext --build-lib $$into --build-temp $$into/objects; \
+	  library=$$into/wideresnet/kernels/_kernels.so; \
+	  $(CXX) -std=c++17 -pthread $$flags -I$(KERNELS)/csrc tests/sanitize.cpp $$library -o $$into/sanitize; \
+	  $$into/sanitize; \
+	done
 
 bench: setup
 	$(BIN)/python benchmarks/training.py

@@ -3,7 +3,9 @@ fast on a CPU."""
 
 import math
 import operator
+import os
 import threading
+import weakref
 from typing import Any
 
 import torch
@@ -94,7 +96,7 @@ class Accelerated(nn.Module):
         super().__init__()
         self.model = model
         self.train(model.training)
-        self._lock = threading.Lock()
+        self._unlock()
         self._forget()
 
     def _forget(self) -> None:
@@ -103,6 +105,10 @@ class Accelerated(nn.Module):
         self._parts = list(self.model.modules())
         self._hooks = [hooks for m in self._parts for hooks in (m._forward_hooks, m._forward_pre_hooks)]
 
+    def _unlock(self) -> None:
+        self._lock = threading.Lock()
+        _alive.add(self)
+
     def __getstate__(self) -> dict[str, Any]:
         """Packed weights are not copied and not pickled: they are made anew."""
         made = ("_lock", "_network", "_seen", "_parts", "_hooks")
@@ -110,7 +116,7 @@ class Accelerated(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._lock = threading.Lock()
+        self._unlock()
         self._forget()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,3 +179,16 @@ class Accelerated(nn.Module):
                 return self._made(algorithm)
             runtime.say_once(f"kernels: {algorithm} algorithms lose too much on this model; a slower one computes")
         return self._made("direct")
+
+
+# A child forked while another thread was inside would wait for that thread's lock for ever.
+_alive: weakref.WeakSet[Accelerated] = weakref.WeakSet()
+
+
+def _unlock_all() -> None:
+    for each in list(_alive):
+        each._unlock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_all)
