@@ -74,7 +74,7 @@ struct Case {
       const Buffer plain = numbers(op.k, op.c * op.size * op.size, op.c * op.size * op.size, 4);
       const Buffer out_scale = numbers(1, op.k, op.k, 5);
       weight = filled(wrn_packed_floats(isa, &op), NAN);
-      if (wrn_pack(isa, &op, plain.get(), head ? nullptr : out_scale.get(), weight.get(), 2)) fail("no threads", op);
+      wrn_pack(isa, &op, plain.get(), head ? nullptr : out_scale.get(), weight.get(), 2);
       bias = head ? numbers(1, op.k, op.k, 6) : numbers(1, op.k, kp, 6);
       op.weight = weight.get(), op.bias = bias.get();
     }
@@ -89,7 +89,7 @@ struct Case {
     Buffer y = filled(floats, NAN), work = filled(wrn_work_floats(isa, &one, 1, threads), NAN);
     if (in_place) memcpy(y.get(), op.res, floats * sizeof(float)), one.res = y.get();
     one.y = y.get();
-    if (wrn_run(isa, &one, 1, threads, work.get())) fail("no threads", op);
+    wrn_run(isa, &one, 1, threads, work.get());
     for (int64_t i = 0; i < floats; i++)
       if (!std::isfinite(y[i])) fail("not finite", op);
     return y;

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from wideresnet import kernels
 from wideresnet.data import Stream
 from wideresnet.errors import UsageError, nearest
+from wideresnet.model import WideResNetClassifier
 from wideresnet.preprocess import Preprocess
 
 Name = Literal["auto", "kernels", "torch"]
@@ -34,12 +35,13 @@ def choose(model: nn.Module, preprocess: Preprocess, device: torch.device, engin
     """
     if engine not in (known := get_args(Name)):
         raise UsageError(f"--engine {engine}{nearest(engine, known)}")
-    model = to_device(model, device).eval()
+    model = to_device(model.model if isinstance(model, kernels.Accelerated) else model, device).eval()
     name, reason = "torch", f"torch {torch.__version__} on {device.type}"
     if engine != "torch":
         why_not = f"they compute on a CPU, not on {device.type}" if device.type != "cpu" else kernels.why_not(model)
         if why_not is None:
-            model, name, reason = kernels.accelerate(model), "kernels", f"our kernels ({kernels.isa()}) on cpu"
+            assert isinstance(model, WideResNetClassifier)
+            model, name, reason = kernels.Accelerated(model), "kernels", f"our kernels ({kernels.isa()}) on cpu"
         elif engine == "kernels":
             raise UsageError(f"--engine kernels: {why_not}; leave --engine out")
         elif device.type == "cpu":

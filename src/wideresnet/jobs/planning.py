@@ -113,7 +113,7 @@ def plan(
         max_bad=max_bad,
         engine="torch",
         fingerprint="",
-        versions=versions(arch),
+        versions=versions(arch, str(torch_device)),
         reading=reading,
         labels=labels,
         processes=world.size,
@@ -127,9 +127,11 @@ def plan(
     return Plan(config, listing, source, side)
 
 
-def versions(arch: str) -> dict[str, str]:
-    """Of all that a run's numbers depend on; of our kernels, which judge each epoch on a CPU, the instruction set."""
-    return runtime.versions() | networks.libraries.versions(arch) | {"kernels": kernels.isa()}
+def versions(arch: str, device: str) -> dict[str, str]:
+    """Of all that a run's numbers depend on; of our kernels, where they judge its epochs, the build."""
+    judged_by_kernels = device == "cpu" and networks.libraries.named(arch) is None and kernels.isa() != "none"
+    ours = {"kernels": kernels.build()} if judged_by_kernels else {}
+    return runtime.versions() | networks.libraries.versions(arch) | ours
 
 
 def _num_train(listing: Data, *, keeps_val: bool, folds: int | None) -> int:

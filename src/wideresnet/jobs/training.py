@@ -230,12 +230,12 @@ def check_same(world: processes.World, config: runs.Config, pictures: Decoded) -
 
 def check_versions(folder: Path, config: runs.Config) -> None:
     """Raises UsageError if what was begun in `folder` was begun under other versions than these."""
-    now = versions(config.arch)
-    then = config.versions
-    if changed := [f"{name} {then.get(name)} → {now[name]}" for name in now if then.get(name) != now[name]]:
+    then, now = config.versions, versions(config.arch, config.device)
+    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    if changed := [f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}" for name in names]:
         raise UsageError(
             f"{folder}: made under other versions ({', '.join(changed)}), so going on would not be bitwise the same. "
-            "Install those, or train anew"
+            "Install those (without kernels: with WRN_NO_KERNELS=1), or train anew"
         )
 
 

@@ -4,6 +4,6 @@ docs/kernels.md says how it works and how exact it is.
 """
 
 from wideresnet.kernels.accelerated import Accelerated, accelerate, why_not
-from wideresnet.kernels.library import isa, state
+from wideresnet.kernels.library import build, isa, state
 
-__all__ = ["Accelerated", "accelerate", "isa", "state", "why_not"]
+__all__ = ["Accelerated", "accelerate", "build", "isa", "state", "why_not"]

@@ -16,7 +16,7 @@ from wideresnet.kernels import library, plan
 from wideresnet.kernels.network import Network
 from wideresnet.model import PSSiLU, SameConv2d, WideResidualBlock, WideResNetBackbone, WideResNetClassifier
 
-_ATTRIBUTES = {"activation", "eps", "head"}  # of a module, that decide over its answer
+_ATTRIBUTES = {"activation", "eps", *(name for names in plan.FIXED.values() for name in names)}
 _training, _version = operator.attrgetter("training"), operator.attrgetter("_version")
 BOUND = 1e-5  # of the logits' range: what F(4×4) may lose against a convolution without transforms
 _KNOWN = {
@@ -24,7 +24,6 @@ _KNOWN = {
     *(nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.ELU, nn.Softplus, PSSiLU),
     *(WideResidualBlock, WideResNetBackbone, WideResNetClassifier),
 }
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def why_not(model: nn.Module) -> str | None:
@@ -50,11 +49,12 @@ def why_not(model: nn.Module) -> str | None:
 def accelerate(model: nn.Module) -> nn.Module:
     """`model` with the same call, computed by our own kernels on the CPU where they can; else `model` does it itself.
 
-    Its weights are packed at the first call; when one changes (an optimiser's step, `load_state_dict`), they are packed
-    anew. A write through `tensor.data`, which torch itself does not notice, is not noticed either. A forward pass that
-    needs gradients, in training mode, on another device or dtype, or with hooks on inner modules is `model`'s own; so
-    is everything if the kernels are not there or do not know the network, which is said once on stderr.
-    Logits are within 1e-5 of their range (docs/kernels.md); the batch a picture is in does not matter to that.
+    Its weights are packed at the first call, and anew when one has changed: an optimiser's step, `load_state_dict`, a
+    pass in training mode. Not noticed is a write that torch keeps no count of (through `tensor.data`, NumPy or
+    torch.distributed) and that leaves the stem, the last BN and `fc` as they were. A forward pass that needs gradients,
+    in training mode, on another device or dtype, or with hooks on inner modules is `model`'s own; so is everything if
+    the kernels are not there or do not know the network, which is said once on stderr. The module holds `model`, whose
+    keys in its state dict begin with "model.". How exact: docs/kernels.md.
     """
     if isinstance(model, Accelerated):
         return model
@@ -73,12 +73,16 @@ class _Seen:
         self._owners: list[dict[str, Any]] = []
         for module in modules:
             self._owners += (module._parameters, module._buffers, module._modules)
-        places = [(each, name) for each in self._owners for name in each if name != "num_batches_tracked"]
+        places = [(each, name) for each in self._owners for name in each]
         places += [(vars(m), name) for m in modules for name in ("forward", *_ATTRIBUTES & vars(m).keys())]
         self._members, self._names = [each for each, _ in places], [name for _, name in places]
         self._things = [each.get(name) for each, name in places]
         self._tensors = [thing for thing in self._things if isinstance(thing, Tensor)]
         self._state = self._now()
+        # Fused optimisers and torch.distributed write without a count; whatever they do, they move one of these.
+        named = dict(model.named_modules())
+        sampled = [named[name] for name in ("backbone.stem.0", "backbone.bn", "fc") if name in named]
+        self._samples = [(p, p.detach().clone()) for m in sampled for p in m.parameters(recurse=False)]
 
     def _now(self) -> tuple[list[int], ...]:
         lengths = list(map(len, self._owners))  # something may have been added
@@ -86,7 +90,11 @@ class _Seen:
 
     def changed(self) -> bool:
         there = map(dict.get, self._members, self._names)
-        return not all(map(operator.is_, there, self._things)) or self._state != self._now()
+        return (
+            not all(map(operator.is_, there, self._things))
+            or self._state != self._now()
+            or not all(torch.equal(now, then) for now, then in self._samples)
+        )
 
 
 class Accelerated(nn.Module):
@@ -95,12 +103,14 @@ class Accelerated(nn.Module):
     def __init__(self, model: WideResNetClassifier) -> None:
         super().__init__()
         self.model = model
-        self.train(model.training)
+        self.training = model.training  # `train` would set the model's parts, which may be in different modes
         self._unlock()
         self._forget()
 
     def _forget(self) -> None:
-        self._network: Network | None = None
+        self._networks: dict[plan.Algorithm, Network] = {}
+        self._chosen: plan.Algorithm = "direct"
+        self._misfit: str | None = None  # why torch computes
         self._seen: _Seen | None = None
         self._parts = list(self.model.modules())
         self._hooks = [hooks for m in self._parts for hooks in (m._forward_hooks, m._forward_pre_hooks)]
@@ -111,7 +121,7 @@ class Accelerated(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Packed weights are not copied and not pickled: they are made anew."""
-        made = ("_lock", "_network", "_seen", "_parts", "_hooks")
+        made = ("_lock", "_networks", "_chosen", "_misfit", "_seen", "_parts", "_hooks")
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -121,64 +131,79 @@ class Accelerated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, in_channels, H, W] → logits [N, num_classes], as the model's own forward."""
-        shape_fits = x.dim() == 4 and x.shape[1] == self.model.backbone.in_channels
-        if not shape_fits or x.numel() == 0:  # the model has its own word for it
+        if torch.compiler.is_compiling():
             return self.model(x)  # type: ignore[no-any-return]
-        if reason := self._not_now(x):
+        fits = x.dim() == 4 and x.shape[1] == self.model.backbone.in_channels and x.numel() > 0
+        reason = self._not_now(x) if fits else None  # of what does not fit the model has its own word
+        if fits and reason is None:
+            with self._lock, torch.no_grad():
+                logits, reason = self._answer(x)
+            if logits is not None:
+                return logits
+        if reason is not None:
             runtime.say_once(f"kernels: {reason}; torch computes")
-            return self.model(x)  # type: ignore[no-any-return]
-        with self._lock, torch.no_grad():
-            return self._answer(x)
+        return self.model(x)  # type: ignore[no-any-return]
 
     def _not_now(self, x: Tensor) -> str | None:
         """Why this call is the model's own."""
+        plain = (
+            type(x) in (Tensor, nn.Parameter)
+            and x.layout == torch.strided
+            and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        )
         grads = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.model.parameters()))
         unfit = (
-            (self.training or any(map(_training, self._parts)), "the model, or a part of it, is in training mode"),
+            (any(map(_training, self._parts)), "the model, or a part of it, is in training mode"),
             (x.dtype != torch.float32 or x.device.type != "cpu", f"an input of {x.dtype} on {x.device.type}"),
+            (not plain, "the input is not a plain tensor"),
             (grads, "gradients are wanted (torch.no_grad() or torch.inference_mode() says that they are not)"),
+            (torch.autograd.forward_ad._current_level >= 0, "derivatives are carried forward"),
             (torch.is_autocast_enabled("cpu"), "autocast is on"),
-            (torch.compiler.is_compiling() or torch.jit.is_tracing(), "the model is being traced"),  # type: ignore[attr-defined,no-untyped-call]
+            (torch.jit.is_tracing(), "the model is being traced"),  # type: ignore[attr-defined,no-untyped-call]
             (any(self._hooks), "the model has hooks"),
         )
         return next((why for wrong, why in unfit if wrong), None)
 
-    def _answer(self, x: Tensor) -> Tensor:
+    def _answer(self, x: Tensor) -> tuple[Tensor | None, str | None]:
+        """Logits, or why the model must compute them."""
         threads = torch.get_num_threads()
-        network = self._current()
-        logits = network(x, threads)
-        if network.algorithm != "direct" and not math.isfinite(logits.sum()):
+        if self._seen is None or self._seen.changed():
+            self._forget()
+            self._seen = _Seen(self.model)  # first: what is changed meanwhile is noticed
+            self._misfit = why_not(self.model)
+            if self._misfit is None:
+                self._chosen = self._within_bound(threads)
+        if self._misfit is not None:
+            return None, self._misfit
+        logits = self._network(self._chosen)(x, threads)
+        if self._chosen != "direct" and not math.isfinite(logits.sum()):
             # Winograd's transforms overflow some 100 times before the network itself does: what is not finite here may
             # be there.
-            logits = self._made("direct")(x, threads)
-        return logits
+            logits = self._network("direct")(x, threads)
+        return logits, None
 
-    def _current(self) -> Network:
-        """The network of the weights as they are now."""
-        if self._network is None or self._seen is None or self._seen.changed():
-            if reason := why_not(self.model):
-                raise ValueError(f"kernels: {reason}; call accelerate() on the model as it is now")
-            self._forget()
-            self._network, self._seen = self._within_bound(), _Seen(self.model)
-        return self._network
+    def _network(self, algorithm: plan.Algorithm) -> Network:
+        if algorithm not in self._networks:
+            self._networks[algorithm] = self._made(algorithm)
+        return self._networks[algorithm]
 
     def _made(self, algorithm: plan.Algorithm) -> Network:
         loaded = library.load()
         assert isinstance(loaded, library.Library)
         return Network(plan.lower(self.model), loaded, library.isa(), algorithm)
 
-    def _within_bound(self) -> Network:
+    def _within_bound(self, threads: int) -> plan.Algorithm:
         """The fastest algorithm that answers to noise as a convolution without transforms does, within BOUND."""
-        threads, random = torch.get_num_threads(), torch.Generator().manual_seed(0)
+        random = torch.Generator().manual_seed(0)
         noise = torch.randn(2, self.model.backbone.in_channels, 16, 16, generator=random)
         expected = self._made("direct")(noise, threads)
         algorithms: tuple[plan.Algorithm, ...] = ("fast", "exact")
-        for algorithm in algorithms:
+        for algorithm in algorithms if expected.isfinite().all() else ():
             answer = self._made(algorithm)(noise, threads)  # what it packs for the noise's shape is not kept
             if (answer - expected).abs().max() <= BOUND * expected.abs().max():  # NaN fails
-                return self._made(algorithm)
+                return algorithm
             runtime.say_once(f"kernels: {algorithm} algorithms lose too much on this model; a slower one computes")
-        return self._made("direct")
+        return "direct"
 
 
 # A child forked while another thread was inside would wait for that thread's lock for ever.

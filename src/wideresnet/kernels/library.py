@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-ABI = 1  # WRN_ABI of csrc/wrn.h
+ABI = 2  # WRN_ABI of csrc/wrn.h
 
 STEM, WINOGRAD, DIRECT, ACTIVATE, POOL_PAD, HEAD = range(6)
 ACTIVATIONS = ("none", "relu", "leaky", "silu", "gelu", "elu", "softplus", "pssilu")  # enum wrn_act
@@ -40,12 +40,12 @@ class Library:
     """The functions of the compiled library."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self._lib = lib = ctypes.CDLL(str(path))
         if (found := lib.wrn_abi()) != ABI:
             raise OSError(f"{path} has interface {found}, expected {ABI}; install this package again")
         signatures = {
             "wrn_abi": (ctypes.c_int, ()),
+            "wrn_build": (ctypes.c_char_p, ()),
             "wrn_num_isas": (ctypes.c_int, ()),
             "wrn_isa_name": (ctypes.c_char_p, (ctypes.c_int,)),
             "wrn_isa_runs": (ctypes.c_int, (ctypes.c_int,)),
@@ -53,13 +53,14 @@ class Library:
             "wrn_alloc": (_POINTER, (ctypes.c_size_t,)),
             "wrn_free": (None, (_POINTER, ctypes.c_size_t)),
             "wrn_packed_floats": (_LONG, (ctypes.c_int, ctypes.POINTER(Op))),
-            "wrn_pack": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Op), _POINTER, _POINTER, _POINTER, ctypes.c_int)),
+            "wrn_pack": (None, (ctypes.c_int, ctypes.POINTER(Op), _POINTER, _POINTER, _POINTER, ctypes.c_int)),
             "wrn_work_floats": (_LONG, (ctypes.c_int, ctypes.POINTER(Op), _LONG, ctypes.c_int)),
-            "wrn_run": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Op), _LONG, ctypes.c_int, _POINTER)),
+            "wrn_run": (None, (ctypes.c_int, ctypes.POINTER(Op), _LONG, ctypes.c_int, _POINTER)),
         }
         for name, (result, arguments) in signatures.items():
             function = getattr(lib, name)
             function.restype, function.argtypes = result, arguments
+        self.build: str = lib.wrn_build().decode()
         names = [lib.wrn_isa_name(i).decode() for i in range(lib.wrn_num_isas())]
         self.isas = {name: i for i, name in enumerate(names) if lib.wrn_isa_runs(i)}  # best first
 
@@ -80,16 +81,14 @@ class Library:
         number = self.isas[isa]
         packed = self.alloc(self._lib.wrn_packed_floats(number, op))
         scale = None if out_scale is None else out_scale.data_ptr()
-        if self._lib.wrn_pack(number, op, weight.data_ptr(), scale, packed.data_ptr(), threads):
-            raise RuntimeError(f"the kernels could not start {threads} threads")
+        self._lib.wrn_pack(number, op, weight.data_ptr(), scale, packed.data_ptr(), threads)
         return packed
 
     def work_floats(self, isa: str, ops: Ops, threads: int) -> int:
         return int(self._lib.wrn_work_floats(self.isas[isa], ops, len(ops), threads))
 
     def run(self, isa: str, ops: Ops, threads: int, work: Tensor) -> None:
-        if self._lib.wrn_run(self.isas[isa], ops, len(ops), threads, work.data_ptr()):
-            raise RuntimeError(f"the kernels could not start {threads} threads")
+        self._lib.wrn_run(self.isas[isa], ops, len(ops), threads, work.data_ptr())
 
 
 @functools.cache
@@ -111,6 +110,12 @@ def isa() -> str:
     """The instruction set that the kernels compute with on this machine, or "none"."""
     loaded = load()
     return "none" if isinstance(loaded, str) else next(iter(loaded.isas))
+
+
+def build() -> str:
+    """What their bits depend on: instruction set, sources and compiler; or "none"."""
+    loaded = load()
+    return "none" if isinstance(loaded, str) else f"{isa()}-{loaded.build}"
 
 
 def state() -> str:

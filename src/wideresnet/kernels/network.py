@@ -11,7 +11,8 @@ from wideresnet.kernels import plan
 from wideresnet.kernels.library import ACTIVATIONS, HEAD, STEM, Library, Op, Ops
 from wideresnet.kernels.plan import Algorithm, Step
 
-_KEPT_SHAPES = 4  # input shapes whose plans and buffers are kept; the last used go last
+_KEPT_SHAPES = 4  # input shapes whose plans and buffers are kept, the last used the longest
+_KEPT_FLOATS = 1 << 27  # of buffers, 512 MB: what is larger is made for one call, as torch makes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,10 @@ class _Plan:
     ops: Ops
     logits: Tensor
     memory: tuple[Tensor, ...]
+
+    @property
+    def floats(self) -> int:
+        return sum(map(torch.numel, self.memory))
 
 
 class Network:
@@ -36,17 +41,18 @@ class Network:
 
     def __call__(self, x: Tensor, threads: int) -> Tensor:
         """x float32 [N, C, H, W], N ≥ 1 → logits [N, num_classes], a tensor of its own."""
-        x = x.contiguous()
+        x = x.resolve_neg().contiguous()
         n, _, height, width = x.shape
         key = (n, height, width, threads)
-        if key not in self._plans:
-            self._plans[key] = self._plan(n, height, width, threads)
-            while len(self._plans) > _KEPT_SHAPES:
+        found = self._plans.pop(key, None)
+        if found is None:
+            while len(self._plans) >= _KEPT_SHAPES or sum(each.floats for each in self._plans.values()) > _KEPT_FLOATS:
                 self._plans.popitem(last=False)
-        self._plans.move_to_end(key)
-        found = self._plans[key]
+            found = self._plan(n, height, width, threads)
         found.ops[0].x = x.data_ptr()
         self._library.run(self._isa, found.ops, threads, found.memory[0])
+        if found.floats <= _KEPT_FLOATS:
+            self._plans[key] = found
         return found.logits.clone()
 
     def _padded(self, channels: int) -> int:
@@ -121,10 +127,3 @@ class Network:
             channels = max(step.out_ch for step in self._steps if step.segment == segment and step.kind != HEAD)
             groups.append(plan.group(n, height * width, channels, threads=threads))
         return groups
-
-    @property
-    def memory_bytes(self) -> int:
-        """What its weights and plans take now."""
-        vectors = [vector for each in self._vectors for vector in each.values()]
-        plans = [tensor for each in self._plans.values() for tensor in each.memory]
-        return sum(4 * torch.numel(tensor) for tensor in (*self._weights.values(), *vectors, *plans))

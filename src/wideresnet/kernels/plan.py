@@ -68,7 +68,7 @@ class Step:
 
 
 # Attributes that a module of the network may not change: `lower` takes them for granted.
-_FIXED = {
+FIXED = {
     nn.Conv2d: ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
     nn.BatchNorm2d: ("num_features", "affine", "track_running_stats"),
     nn.Linear: ("in_features",),
@@ -83,7 +83,7 @@ _FIXED = {
 
 
 def _signature(module: object) -> tuple[object, ...]:
-    names = next((names for kind, names in _FIXED.items() if isinstance(module, kind)), ())
+    names = next((names for kind, names in FIXED.items() if isinstance(module, kind)), ())
     return type(module), "forward" in vars(module), *(getattr(module, name) for name in names)
 
 

@@ -5,18 +5,23 @@
 
 namespace {
 
-struct Padded {  // one image, activated, with its border of zeros
-  Index h, w;
-  explicit Padded(const wrn_op& op) : h((op.ho - 1) * op.stride + op.size), w((op.wo - 1) * op.stride + op.size) {}
+// So many rows of outputs at a time: what they read of one image, activated, with its border of zeros.
+struct Band {
+  Index w, rows, h;
+  explicit Band(const wrn_op& op) : w((op.wo - 1) * op.stride + op.size) {
+    constexpr Index kFloats = 1 << 18;  // 1 MB, of which the maps that we know stay below
+    const Index fit = (kFloats / (w * padded(op.c)) - op.size) / op.stride + 1;
+    rows = std::min(std::max<Index>(fit, 1), op.ho);
+    h = (rows - 1) * op.stride + op.size;
+  }
 };
 
 template <int kAct>
-void copy_padded(const wrn_op& op, const float* x, float* out) {
-  const Padded padded_image(op);
+void copy_band(const wrn_op& op, const float* x, const Band& band, Index first, float* out) {
   const Index cp = padded(op.c);
   const vec slope = splat(op.alpha);
-  for (Index y = 0; y < padded_image.h; y++)
-    for (Index i = 0; i < padded_image.w; i++, out += cp) {
+  for (Index y = first; y < first + band.h; y++)
+    for (Index i = 0; i < band.w; i++, out += cp) {
       const Index from_y = y - op.pad_top, from_x = i - op.pad_left;
       if (from_y < 0 || from_y >= op.h || from_x < 0 || from_x >= op.w) {
         memset(out, 0, cp * sizeof(float));
@@ -65,35 +70,34 @@ constexpr auto kDirectBlocks = direct_blocks_of<kVecs>(std::make_integer_sequenc
 void direct(const wrn_op& op, const Work& work) {
   const Index cp = padded(op.c), kp = padded(op.k), panels = num_panels(op.k), taps = op.size * op.size;
   const Index split = std::min(op.split, panels);
-  const Padded image(op);
+  const Band band(op);
   const bool raw = reads_input(op);
-  const Index across = (raw ? op.w : image.w) * cp;  // floats from one row of the image to the next
+  const Index across = (raw ? op.w : band.w) * cp;   // floats from one row of the image to the next
   const bool flat = raw && op.stride == 1;           // 1×1 with stride 1: all rows of pixels are one
-  const Index rows = flat ? 1 : op.ho, pixels = flat ? op.ho * op.wo : op.wo;
+  const Index pixels = flat ? op.ho * op.wo : op.wo;
   const Share part(op.n * split, work.member);
-  Index copied = -1;
   for (Index piece = part.first; piece < part.last; piece++) {
     const Index n = piece / split, s = piece % split;
-    const float* x = op.x + n * op.h * op.w * cp;
-    if (!raw) {
-      if (copied != n) {
-        if (op.scale == nullptr) copy_padded<WRN_NONE>(op, x, work.mine);
-        else if (op.act_in == WRN_RELU) copy_padded<WRN_RELU>(op, x, work.mine);
-        else copy_padded<WRN_LEAKY>(op, x, work.mine);
-        copied = n;
+    const float* image = op.x + n * op.h * op.w * cp;
+    for (Index top = 0; top < op.ho; top += band.rows) {
+      const Index rows = flat ? (top == 0) : std::min(band.rows, op.ho - top);
+      const float* x = raw ? image + top * op.stride * across : work.mine;
+      if (!raw) {
+        if (op.scale == nullptr) copy_band<WRN_NONE>(op, image, band, top * op.stride, work.mine);
+        else if (op.act_in == WRN_RELU) copy_band<WRN_RELU>(op, image, band, top * op.stride, work.mine);
+        else copy_band<WRN_LEAKY>(op, image, band, top * op.stride, work.mine);
       }
-      x = work.mine;
-    }
-    for (Index p = panels * s / split; p < panels * (s + 1) / split; p++) {
-      const bool two = kp - p * kPanel >= kPanel;
-      const float* b = op.weight + p * kPanel * op.c * taps;
-      for (Index oy = 0; oy < rows; oy++) {
-        const float* a = x + oy * op.stride * across;
-        const Index num = divide_up(pixels, kMaxRows), out = n * op.ho * op.wo + oy * op.wo;
-        for (Index i = 0; i < num; i++) {
-          const Index first = pixels * i / num, count = pixels * (i + 1) / num - first;
-          const auto f = two ? kDirectBlocks<2>[count - 1] : kDirectBlocks<1>[count - 1];
-          f(op, a + first * op.stride * cp, across, op.stride * cp, b, out + first, p * kPanel);
+      for (Index p = panels * s / split; p < panels * (s + 1) / split; p++) {
+        const bool two = kp - p * kPanel >= kPanel;
+        const float* b = op.weight + p * kPanel * op.c * taps;
+        for (Index oy = 0; oy < rows; oy++) {
+          const float* a = x + oy * op.stride * across;
+          const Index num = divide_up(pixels, kMaxRows), out = (n * op.ho + top + oy) * op.wo;
+          for (Index i = 0; i < num; i++) {
+            const Index first = pixels * i / num, count = pixels * (i + 1) / num - first;
+            const auto f = two ? kDirectBlocks<2>[count - 1] : kDirectBlocks<1>[count - 1];
+            f(op, a + first * op.stride * cp, across, op.stride * cp, b, out + first, p * kPanel);
+          }
         }
       }
     }
@@ -101,8 +105,8 @@ void direct(const wrn_op& op, const Work& work) {
 }
 
 Index direct_memory(const wrn_op& op) {
-  const Padded image(op);
-  return reads_input(op) ? 0 : image.h * image.w * padded(op.c);
+  const Band band(op);
+  return reads_input(op) ? 0 : band.h * band.w * padded(op.c);
 }
 
 // weight [k][c][taps], times out_scale[k] → [panel][taps][c][panel's channels]

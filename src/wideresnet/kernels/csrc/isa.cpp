@@ -10,29 +10,18 @@
 
 namespace {
 
-void run_activate(const wrn_op& op, const Work& work) {
-  switch (op.act_in) {
-    case WRN_NONE: return activate<WRN_NONE>(op, work);
-    case WRN_RELU: return activate<WRN_RELU>(op, work);
-    case WRN_LEAKY: return activate<WRN_LEAKY>(op, work);
-    case WRN_SILU: return activate<WRN_SILU>(op, work);
-    case WRN_GELU: return activate<WRN_GELU>(op, work);
-    case WRN_ELU: return activate<WRN_ELU>(op, work);
-    case WRN_SOFTPLUS: return activate<WRN_SOFTPLUS>(op, work);
-    case WRN_PSSILU: return activate<WRN_PSSILU>(op, work);
-  }
-}
-
-void run_head(const wrn_op& op, const Work& work) {
-  switch (op.act_in) {
-    case WRN_NONE: return head<WRN_NONE>(op, work);
-    case WRN_RELU: return head<WRN_RELU>(op, work);
-    case WRN_LEAKY: return head<WRN_LEAKY>(op, work);
-    case WRN_SILU: return head<WRN_SILU>(op, work);
-    case WRN_GELU: return head<WRN_GELU>(op, work);
-    case WRN_ELU: return head<WRN_ELU>(op, work);
-    case WRN_SOFTPLUS: return head<WRN_SOFTPLUS>(op, work);
-    case WRN_PSSILU: return head<WRN_PSSILU>(op, work);
+// `call` with act_in as a constant.
+template <class Call>
+void with_activation(int act, const Call& call) {
+  switch (act) {
+    case WRN_NONE: return call(std::integral_constant<int, WRN_NONE>());
+    case WRN_RELU: return call(std::integral_constant<int, WRN_RELU>());
+    case WRN_LEAKY: return call(std::integral_constant<int, WRN_LEAKY>());
+    case WRN_SILU: return call(std::integral_constant<int, WRN_SILU>());
+    case WRN_GELU: return call(std::integral_constant<int, WRN_GELU>());
+    case WRN_ELU: return call(std::integral_constant<int, WRN_ELU>());
+    case WRN_SOFTPLUS: return call(std::integral_constant<int, WRN_SOFTPLUS>());
+    case WRN_PSSILU: return call(std::integral_constant<int, WRN_PSSILU>());
   }
 }
 
@@ -54,9 +43,9 @@ void run(const wrn_op& op, const wrn::Member& member, float* shared, float* mine
     case WRN_STEM: return stem(op, work);
     case WRN_WINOGRAD: return with_scheme(op, [&](auto scheme) { scheme.run(op, work); });
     case WRN_DIRECT: return direct(op, work);
-    case WRN_ACTIVATE: return run_activate(op, work);
+    case WRN_ACTIVATE: return with_activation(op.act_in, [&](auto act) { activate<act>(op, work); });
     case WRN_POOL_PAD: return pool_pad(op, work);
-    case WRN_HEAD: return run_head(op, work);
+    case WRN_HEAD: return with_activation(op.act_in, [&](auto act) { head<act>(op, work); });
   }
 }
 

@@ -60,7 +60,11 @@ struct Memory {
 
 extern "C" {
 
+#ifndef WRN_SOURCES
+#define WRN_SOURCES "unknown"
+#endif
 int wrn_abi(void) { return WRN_ABI; }
+const char* wrn_build(void) { return WRN_SOURCES "-" __VERSION__; }
 int wrn_num_isas(void) { return sizeof kIsas / sizeof *kIsas; }
 const char* wrn_isa_name(int isa) { return kIsas[isa]->name; }
 int wrn_lanes(int isa) { return kIsas[isa]->lanes; }
@@ -105,9 +109,8 @@ void wrn_free(void* memory, size_t bytes) {
 
 int64_t wrn_packed_floats(int isa, const wrn_op* op) { return kIsas[isa]->packed_floats(*op); }
 
-int wrn_pack(int isa, const wrn_op* op, const float* weight, const float* out_scale, float* packed, int threads) {
-  const auto work = [&](const wrn::Member& member) { kIsas[isa]->pack(*op, weight, out_scale, packed, member); };
-  return wrn::run_together(threads, work) ? 0 : -1;
+void wrn_pack(int isa, const wrn_op* op, const float* weight, const float* out_scale, float* packed, int threads) {
+  wrn::run_together(threads, [&](const wrn::Member& member) { kIsas[isa]->pack(*op, weight, out_scale, packed, member); });
 }
 
 int64_t wrn_work_floats(int isa, const wrn_op* ops, int64_t num_ops, int threads) {
@@ -115,9 +118,9 @@ int64_t wrn_work_floats(int isa, const wrn_op* ops, int64_t num_ops, int threads
   return memory.shared + threads * memory.own;
 }
 
-int wrn_run(int isa, const wrn_op* ops, int64_t num_ops, int threads, float* work) {
+void wrn_run(int isa, const wrn_op* ops, int64_t num_ops, int threads, float* work) {
   const Memory memory(*kIsas[isa], ops, num_ops);
-  const bool started = wrn::run_together(threads, [&](const wrn::Member& member) {
+  wrn::run_together(threads, [&](const wrn::Member& member) {
     float* mine = work + memory.shared + member.id * memory.own;
     for (int64_t first = 0, end; first < num_ops; first = end) {
       for (end = first + 1; end < num_ops && ops[end].segment == ops[first].segment;) end++;
@@ -129,7 +132,6 @@ int wrn_run(int isa, const wrn_op* ops, int64_t num_ops, int threads, float* wor
       }
     }
   });
-  return started ? 0 : -1;
 }
 
 }  // extern "C"

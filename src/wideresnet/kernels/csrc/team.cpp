@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -39,9 +40,9 @@ class Pool {
  public:
   const pid_t owner = getpid();
 
-  bool run(int threads, const std::function<void(const Member&)>& work) {
+  void run(int threads, const std::function<void(const Member&)>& work) {
     std::lock_guard<std::mutex> turn(turn_);
-    if (!grow(threads - 1)) return false;
+    threads = grow(threads - 1) + 1;
     Barrier barrier(threads);
     work_ = &work;
     barrier_ = &barrier;
@@ -54,19 +55,18 @@ class Pool {
     wake_.notify_all();
     work(Member{0, threads, &barrier});
     wait_for([&] { return left_.load(std::memory_order_acquire) == 0; });
-    return true;
   }
 
  private:
-  bool grow(int workers) {
+  // How many workers there are, at most so many: where the system starts no more, fewer compute, to the same bits.
+  int grow(int workers) {
     try {
       for (; workers_ < workers; workers_++) {
         std::thread(&Pool::serve, this, workers_ + 1, job_.load(std::memory_order_relaxed)).detach();
       }
     } catch (const std::system_error&) {
-      return false;
     }
-    return true;
+    return std::min(workers, workers_);
   }
 
   // Workers beyond a call's threads touch nothing but job_, and nobody waits for them: they may miss calls, and sleep.
@@ -110,11 +110,11 @@ void Barrier::wait() {
   wait_for([&] { return round_.load(std::memory_order_acquire) != round; });
 }
 
-bool run_together(int threads, const std::function<void(const Member&)>& work) {
+void run_together(int threads, const std::function<void(const Member&)>& work) {
   if (threads <= 1) {
     Barrier alone(1);
     work(Member{0, 1, &alone});
-    return true;
+    return;
   }
   // A forked child has none of its parent's threads: it makes its own. The pool is never freed, since its workers are
   // still in it when the process ends. No lock here: a child forked while another thread held it would wait for ever.
@@ -125,7 +125,7 @@ bool run_together(int threads, const std::function<void(const Member&)>& work) {
     if (pool.compare_exchange_strong(mine, made, std::memory_order_acq_rel)) mine = made;
     else delete made;  // another thread was faster; this one has no workers yet
   }
-  return mine->run(threads, work);
+  mine->run(threads, work);
 }
 
 }  // namespace wrn

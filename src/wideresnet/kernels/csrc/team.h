@@ -22,7 +22,7 @@ struct Member {
   void wait() const { if (size > 1) barrier->wait(); }
 };
 
-// Calls `work` on so many threads, this one as the first; returns when all are done. False if threads cannot be started.
-bool run_together(int threads, const std::function<void(const Member&)>& work);
+// Calls `work` on so many threads, or as many as can be started, this one as the first; returns when all are done.
+void run_together(int threads, const std::function<void(const Member&)>& work);
 
 }  // namespace wrn

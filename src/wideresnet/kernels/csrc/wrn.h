@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-enum { WRN_ABI = 1 };  // raised whenever wrn_op or a meaning changes: the Python side refuses another
+enum { WRN_ABI = 2 };  // raised whenever wrn_op or a meaning changes: the Python side refuses another
 
 enum wrn_kind {
   WRN_STEM = 0,      // NCHW input → NHWC: 3×3 convolution of few channels
@@ -48,6 +48,7 @@ typedef struct wrn_op {
 } wrn_op;
 
 int wrn_abi(void);
+const char* wrn_build(void);         // digest of the sources and version of the compiler: equal builds give equal bits
 int wrn_num_isas(void);               // instruction sets compiled into this library, best first
 const char* wrn_isa_name(int isa);    // "avx512", "avx2", "neon", "scalar"
 int wrn_isa_runs(int isa);            // 1 where this processor has it
@@ -59,12 +60,12 @@ void wrn_free(void* memory, size_t bytes);
 // Floats that packed weights take; and packing. weight [k][c][size][size] as torch has it; out_scale [k] or null
 // multiplies each filter (a folded BN). in_scale is not folded: padding must stay zero.
 int64_t wrn_packed_floats(int isa, const wrn_op* op);
-int wrn_pack(int isa, const wrn_op* op, const float* weight, const float* out_scale, float* packed, int threads);  // as wrn_run
+void wrn_pack(int isa, const wrn_op* op, const float* weight, const float* out_scale, float* packed, int threads);
 
 int64_t wrn_work_floats(int isa, const wrn_op* ops, int64_t num_ops, int threads);
 // Runs all operations in order with so many threads, the caller's among them. Safe from several threads at once, each with
-// work memory and outputs of its own, and after fork. Returns 0, or -1 if threads could not be started.
-int wrn_run(int isa, const wrn_op* ops, int64_t num_ops, int threads, float* work);
+// work memory and outputs of its own, and after fork; with fewer threads where the system starts no more.
+void wrn_run(int isa, const wrn_op* ops, int64_t num_ops, int threads, float* work);
 
 #ifdef __cplusplus
 }
