@@ -48,8 +48,9 @@ def output_of(*command: str) -> str:
 
 
 def build_library(library: Path, objects: Path) -> None:
-    """Compiles all sources at once, a process each, and links them. Raises NotBuilt."""
-    if os.environ.get("WRN_NO_KERNELS", "0") != "0":
+    """Compiles all sources at once, a process each, and links them; `library` is replaced when all is done, in one
+    step, so that a program that runs never misses it. Raises NotBuilt."""
+    if os.environ.get("WRN_NO_KERNELS") not in (None, "", "0"):
         raise NotBuilt("WRN_NO_KERNELS is set")
     if sys.platform == "win32":
         raise NotBuilt("they are written for Linux and macOS")
@@ -70,13 +71,21 @@ def build_library(library: Path, objects: Path) -> None:
         output_of(*compiler, *FLAGS, *flags.split(), *cxxflags, "-c", str(CSRC / source), "-o", target)
         return target
 
-    objects.mkdir(parents=True, exist_ok=True)
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = list(pool.map(compiled, units))
     # Without -z defs Linux would link a library that lacks a function, and users would meet it when it is loaded.
     complete = ["-Wl,-z,defs"] if sys.platform == "linux" else []
-    output_of(*compiler, "-shared", "-pthread", *cxxflags, *parts, *complete, *ldflags, "-o", str(library))
+    new = library.with_stem(f"{library.stem}-new")
+    try:
+        objects.mkdir(parents=True, exist_ok=True)
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            parts = list(pool.map(compiled, units))
+        output_of(*compiler, "-shared", "-pthread", *cxxflags, *parts, *complete, *ldflags, "-o", str(new))
+        new.replace(library)
+    except OSError as error:
+        raise NotBuilt(f"cannot write {error.filename} ({error.strerror})") from error
+    finally:
+        if new.exists():
+            new.unlink()
 
 
 class BuildKernels(build_ext):  # type: ignore[misc]
@@ -87,11 +96,12 @@ class BuildKernels(build_ext):  # type: ignore[misc]
 
     def run(self) -> None:
         library = Path(self.get_ext_fullpath(NAME))  # of an editable installation, in the source tree
-        library.unlink(missing_ok=True)  # one of an earlier build would outlive its sources
         try:
             build_library(library, Path(self.build_temp))
         except NotBuilt as why:
             self.warn(f"the kernels for the CPU are left out, torch computes instead: {why}")
+            if library.exists():
+                library.unlink()  # of an earlier build; it would outlive its sources
             self.extensions = self.distribution.ext_modules = []
 
 

@@ -71,6 +71,15 @@ def test_predictions_come_as_table_csv_and_jsonl_and_agree(place: Path) -> None:
         assert shown.startswith(f"{line['path']}  {line['label']}  ")
 
 
+@pytest.mark.skipif(kernels.isa() == "none", reason=f"kernels: {kernels.state()}")
+def test_each_engine_predicts_the_same_labels(place: Path) -> None:
+    words = ("predict", "runs/digits-1", "pictures", "--format", "jsonl", "--engine")
+    ours, torchs = (wrn(*words, engine, cwd=place).stdout.splitlines() for engine in ("kernels", "torch"))
+    assert len(ours) == 3
+    assert [json.loads(line)["label"] for line in ours] == [json.loads(line)["label"] for line in torchs]
+    assert ours != torchs, "so that it is another that computed it: the probabilities differ in the last digits"
+
+
 def test_a_bad_file_is_a_row_with_its_reason_and_the_others_are_still_predicted(place: Path) -> None:
     (place / "page.jpg").write_text("<html></html>")
     listed = "pictures/0.png\nnowhere.png\npage.jpg\npictures/1.png\n"
@@ -276,6 +285,8 @@ def test_runs_models_and_info_are_tables_and_json(place: Path) -> None:
         (["train", "digits", "--recipe", "paper", "--early-stopping", "3"], "set --select best"),
         (["train", "digits", "--precision", "fp64"], "fp64"),
         (["evaluate", "nowhere", "digits"], "nowhere: no such file"),
+        (["evaluate", "runs/digits-1", "digits", "--engine", "nonsense"], "--engine"),
+        (["predict", "runs/digits-1", "pictures", "--engine", "nonsense"], "--engine"),
         (["predict", "runs/digits-1"], "no picture named"),
         (["predict", "runs/digits-1", "pictures/*.jpg"], "matches no file"),
         (["predict", "pictures/0.png", "pictures/0.png"], "expected a safetensors file"),

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 import wideresnet as wrn
 from wideresnet import data as data_room
-from wideresnet import jobs, runs, runtime
+from wideresnet import jobs, kernels, runs, runtime
 from wideresnet.checkpoint import load_checkpoint, load_model
 from wideresnet.errors import DataError, Interrupted, ModelFileError, TrainingStopped, UsageError
 from wideresnet.jobs.planning import make_recipe
@@ -116,6 +116,18 @@ def test_a_picture_answers_the_same_in_every_form(shapes_run: tuple[Path, wrn.Ru
     assert [one.label for one in many[:6]] == ["disc"] * 6
     torch.testing.assert_close(predictor.logits(forms)[3:4], expected)
     assert predictor([]) == []
+
+
+def test_the_engine_asked_for_computes_and_is_named(shapes_run: tuple[Path, wrn.Run]) -> None:
+    data, run = shapes_run
+    assert wrn.load(run.folder, engine="torch").engine.name == "torch"
+    ours = kernels.isa() != "none"
+    assert wrn.load(run.folder, device="cpu").engine.name == ("kernels" if ours else "torch")
+    plain = wrn.evaluate(run.folder, data, device="cpu", watch=runtime.QUIET)
+    torchs = wrn.evaluate(run.folder, data, device="cpu", engine="torch", watch=runtime.QUIET)
+    assert torchs.engine == f"torch {torch.__version__} on cpu"
+    assert plain.engine.startswith("our kernels " if ours else "torch ")
+    assert np.array_equal(plain.logits, torchs.logits) != ours, "other kernels round otherwise"
 
 
 def test_a_val_part_that_is_all_right_leaves_confidences_raw_and_says_so(tmp_path: Path) -> None:

@@ -50,6 +50,10 @@ def test_a_library_s_network_trains_answers_and_goes_on_through_the_same_engine(
     np.testing.assert_array_equal(again.logits, run.evaluation.logits)
     assert cli.run(["predict", str(run.folder), str(photos / "bar" / "0.png"), "--format", "jsonl"]) == 0
     assert set(json.loads(capsys.readouterr().out)["probs"]) == {"bar", "disc"}
+    assert cli.run(["predict", str(run.folder), str(photos / "bar" / "0.png"), "--engine", "kernels"]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1), "a network that our kernels do not know"
+    assert said.err.startswith("wrn: --engine kernels: ")
     assert cli.run(["info", str(run.folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["network"] == arch
     assert "library" in file.card.architecture

@@ -116,11 +116,14 @@ def test_an_editable_installation_builds_into_the_source_tree_and_takes_the_libr
     tree: Path, environment: Callable[..., Path]
 ) -> None:
     executable, built = environment(full=True), tree / "src" / "wideresnet" / "kernels" / "_kernels.so"
-    pip(executable, "--editable", tree, environment={"CXXFLAGS": "-O0"})
+    pip(executable, "--editable", tree, environment={"CXXFLAGS": "-O0", "WRN_NO_KERNELS": ""})
     assert [path for path in (tree / "src").rglob("*") if path.suffix in {".o", ".so"}] == [built]
     assert "'scalar'" in python("-c", LOAD, executable=executable)
     pip(executable, "--editable", tree, environment={"WRN_NO_KERNELS": "1"})
     assert not built.exists()
+    built.write_bytes(b"of an earlier build")
+    pip(executable, "--editable", tree, environment={"CXXFLAGS": "--no-such-flag"})
+    assert list(built.parent.glob("*.so")) == []
 
 
 @needs_compiler
@@ -165,6 +168,15 @@ def test_a_library_that_cannot_be_built_is_left_out_with_the_reason(
     assert wheel.name.endswith("-py3-none-any.whl")
     assert "wideresnet/kernels/library.py" in names(wheel)
     assert "wideresnet/kernels/_kernels.so" not in names(wheel)
+
+
+@needs_compiler
+def test_a_folder_that_cannot_be_made_is_a_reason_to_leave_the_library_out(tree: Path) -> None:
+    with (tree / "setup.cfg").open("a", encoding="utf-8") as file:
+        file.write("\n[build_ext]\nbuild_temp = README.md/objects\n")
+    wheel, printed = build_wheel(tree, {})
+    assert "torch computes instead: cannot write README.md/objects (Not a directory)" in printed
+    assert wheel.name.endswith("-py3-none-any.whl")
 
 
 @pytest.mark.skipif(not os.environ.get("CI"), reason="a checkout may have been set up without a compiler; CI's is not")
