@@ -5,6 +5,7 @@ linked against neither Python nor torch, so that one wheel serves every Python. 
 WRN_NO_KERNELS=1 leaves the library out.
 """
 
+import hashlib
 import os
 import shlex
 import shutil
@@ -61,7 +62,8 @@ def build_library(library: Path, objects: Path) -> None:
     # After ours, so that they win: a sanitizer, -O0, or the flags of a distribution.
     cxxflags, ldflags = (shlex.split(os.environ.get(name, "")) for name in ("CXXFLAGS", "LDFLAGS"))
     machine = output_of(*compiler, "-dumpmachine").partition("-")[0]
-    units = [("run", "run.cpp", ""), ("team", "team.cpp", "")]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(CSRC.iterdir()))).hexdigest()[:12]
+    units = [("run", "run.cpp", f'-DWRN_SOURCES="{digest}"'), ("team", "team.cpp", "")]
     for isa, lanes, flags in ISAS.get(machine, (SCALAR,)):
         units.append((isa, "isa.cpp", f"{flags} -DWRN_ISA={isa} -DWRN_LANES={lanes}"))
 

@@ -797,7 +797,7 @@ def test_a_file_that_is_no_library_of_this_machine_is_said(content: bytes, elsew
     ("source", "reason"),
     [
         ("int wrn_abi(void) { return 999; }", "interface 999, expected 2; install this package again"),
-        ("int wrn_abi(void) { return 1; }", "undefined symbol"),
+        ("int wrn_abi(void) { return 2; }", "undefined symbol"),
         ("int other(void) { return 1; }", "undefined symbol"),
     ],
 )

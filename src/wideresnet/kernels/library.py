@@ -5,6 +5,7 @@ The library is optional: `load` says why there is none. It is loaded once and ne
 
 import ctypes
 import functools
+import hashlib
 import weakref
 from pathlib import Path
 from typing import TypeAlias
@@ -91,6 +92,11 @@ class Library:
         self._lib.wrn_run(self.isas[isa], ops, len(ops), threads, work.data_ptr())
 
 
+def _digest(sources: Path) -> str:
+    """As setup.py has it."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources.iterdir()))).hexdigest()[:12]
+
+
 @functools.cache
 def load() -> Library | str:
     """The library, or why there is none."""
@@ -101,6 +107,9 @@ def load() -> Library | str:
         library = Library(path)
     except (OSError, AttributeError) as error:  # built for another machine; lacks a function
         return f"not loaded: {error}"
+    sources = path.parent / "csrc"  # there in a checkout only, where they may be newer
+    if sources.is_dir() and _digest(sources) != library.build.partition("-")[0]:
+        return "not loaded: they were built from other sources; install this package again"
     if library.isas and next(iter(library.isas)) != "scalar":
         return library
     return "not used: this processor has none of the instruction sets that they are written for"
