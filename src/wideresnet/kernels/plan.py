@@ -281,6 +281,6 @@ def choose(step: Step, images: int, ho: int, wo: int, *, threads: int, algorithm
 def group(images: int, pixels: int, channels: int, *, threads: int) -> int:
     """How many images go through a stage at a time: as many as leave their maps in the second cache. Wide networks read
     their filters more seldom with more, which counts for more."""
-    each = 1_000_000 // (2 * pixels * channels * 4)
+    each = max(1, 1_200_000 // (2 * pixels * channels * 4))
     wide = 36 * channels**2 * 4 > 3e6
-    return min(images, 64 if wide or each < 2 else threads * each)
+    return min(images, 64 if wide else threads * each)
