@@ -142,10 +142,10 @@ def multiplied(model: WideResNetClassifier, x: torch.Tensor) -> int:
     with torch.inference_mode():
         fast(x)
     *_, plan = fast._network(fast._chosen)._plans.values()  # the last used
-    return sum(_multiplied(op) for op in plan.ops)
+    return sum(multiplications(op) for op in plan.ops)
 
 
-def _multiplied(op: library.Op) -> int:
+def multiplications(op: library.Op) -> int:
     if op.kind == library.WINOGRAD:
         products = 81 if op.stride == 2 else (op.tile + 2) ** 2  # of a tile; 16 · 9 or 4 · 9 without transforms
         return int(products * -(-op.ho // op.tile) * -(-op.wo // op.tile) * op.c * op.k)

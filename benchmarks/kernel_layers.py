@@ -5,6 +5,9 @@ Usage: python benchmarks/kernel_layers.py speed
     direct convolution does. On an idle machine its figures belong into LAYERS. Half a minute.
 Usage: python benchmarks/kernel_layers.py errors
     How far each way of computing a layer is from float64, beside torch's float32; random maps and filters.
+Usage: python benchmarks/kernel_layers.py profile NETWORK:BATCH...
+    Where a network's time goes, two threads, each operation alone in the network's order, the fastest of many passes:
+    its share, and multiplications and additions that are really done, per second.
 """
 
 import sys
@@ -13,6 +16,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from inference import multiplications
+from inference_engines import network
 from torch import Tensor
 
 from wideresnet.kernels import library, plan
@@ -169,6 +174,36 @@ def print_errors() -> None:
                     print(f"{isa}, {way}, {channels}→{out_ch}@{side}, {name}: {largest:.1e}, rms {rms:.1e}")
 
 
+def profile(name: str, batch: int, threads: int = 2) -> str:
+    """A Markdown row: milliseconds in all, then of each part its share and its GFLOP/s."""
+    loaded = kernels()
+    isa = library.isa()
+    steps = plan.lower(network(name))
+    computes = Network(steps, loaded, isa, "fast")
+    x = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    made = computes._plan(batch, 32, 32, threads)
+    made.ops[0].x = x.data_ptr()
+    alone = [(library.Op * 1)(op) for op in made.ops]
+    best, began = [1e9] * len(alone), time.perf_counter()
+    while time.perf_counter() - began < SECONDS:
+        for i, op in enumerate(alone):
+            started = time.perf_counter()
+            loaded.run(isa, op, threads, made.memory[0])
+            best[i] = min(best[i], time.perf_counter() - started)
+    parts = {part: [0.0, 0.0] for part in PARTS}
+    for step, op, seconds in zip(steps, made.ops, best, strict=True):
+        stage = f"stage {1 + step.segment}" if step.stride == 1 else "stride 2"
+        part = parts[stage if step.size == 3 and step.kind != library.STEM else "stem, 1×1, head"]
+        part[0] += seconds
+        part[1] += 2 * batch * multiplications(op) / 1e9
+    total = sum(seconds for seconds, _ in parts.values())
+    cells = [f"{seconds / total:.0%}, {gflop / seconds:,.0f}" for seconds, gflop in parts.values()]
+    return f"| {name} | {batch} | {1e3 * total:.3g} | {' | '.join(cells)} |"
+
+
+PARTS = ("stem, 1×1, head", "stage 1", "stage 2", "stage 3", "stride 2")
+
+
 def main(words: list[str]) -> int:
     match words:
         case ["speed"]:
@@ -177,6 +212,11 @@ def main(words: list[str]) -> int:
                 print(f"{name}: {measure(layer):,.0f} GFLOP/s")
         case ["errors"]:
             print_errors()
+        case ["profile", *rows]:
+            print(f"| network | batch | ms | {' | '.join(PARTS)} |\n|{' --- |' * (3 + len(PARTS))}")
+            for row in rows:
+                name, _, batch = row.partition(":")
+                print(profile(name, int(batch)), flush=True)
         case _:
             print(__doc__, file=sys.stderr)
             return 2

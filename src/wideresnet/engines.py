@@ -46,7 +46,7 @@ def choose(model: nn.Module, preprocess: Preprocess, device: torch.device, engin
             raise UsageError(f"--engine kernels: {why_not}; leave --engine out")
         elif device.type == "cpu":
             reason += f" ({why_not})"
-    # Few at a time leave the kernels' maps in the caches; torch is as fast with many.
+    # The kernels are as fast with 64 at a time (docs/numbers.md), which take a quarter of the memory.
     share = 4 if name == "kernels" else 1
 
     @torch.inference_mode()

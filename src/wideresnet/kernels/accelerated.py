@@ -1,5 +1,4 @@
-"""A WideResNetClassifier, computed by our own kernels where they can: the same call, the same answer, several times as
-fast on a CPU."""
+"""A WideResNetClassifier, computed by our own kernels on a CPU where they can: the same call, the same answer."""
 
 import math
 import operator
