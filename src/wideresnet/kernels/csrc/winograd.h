@@ -210,7 +210,7 @@ void multiply_and_finish(const wrn_op& op, const Sizes<Scheme>& sizes, const flo
                          Index first_panel, Index last_panel) {
   constexpr Index P = Scheme::kProducts;
   const Index cp = padded(op.c), c = op.c, kp = padded(op.k), count = last - first;
-  const bool stream = c * kp >= 320 * 320;  // more than the second cache holds beside V and M
+  const bool stream = c * kp >= 200 * 200;  // 6 MB of filters: they come from the third cache, or from memory
   for (Index from = first_panel; from < last_panel; from += sizes.panels) {
     const Index to = std::min(from + sizes.panels, last_panel), width = std::min(to * kPanel, kp) - from * kPanel;
     if (op.raw_filters) {
