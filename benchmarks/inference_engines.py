@@ -108,9 +108,8 @@ def ncnn(model: WideResNetClassifier, x: Tensor, threads: int, folder: Path) -> 
 
     def loaded(num_threads: int) -> Any:
         net = engine.Net()
-        net.opt.num_threads = (
-            num_threads  # packed layout and Winograd are on by default; halves would be others' digits
-        )
+        net.opt.num_threads = num_threads  # packed layout and Winograd are on by default
+        # Halves would be other digits than float32's.
         net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
         net.opt.use_bf16_packed = net.opt.use_bf16_storage = False
         net.load_param(str(folder / "ncnn.ncnn.param"))

@@ -488,6 +488,17 @@ STRANGERS: dict[str, Callable[[WideResNetClassifier], object]] = {
 }
 
 
+def test_weights_that_are_nan_are_packed_once() -> None:
+    model = wrn()
+    fast = accelerated(model)
+    with torch.no_grad():
+        model.fc.weight[0, 0] = math.nan
+        fast(X)
+        packed = fast._network(fast._chosen)
+        fast(X)
+    assert fast._network(fast._chosen) is packed
+
+
 @pytest.mark.parametrize("stranger", STRANGERS)
 def test_a_network_of_other_parts_is_torchs_also_if_it_becomes_one_later(stranger: str, said: list[str]) -> None:
     model, later = wrn(), wrn()

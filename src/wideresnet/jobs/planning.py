@@ -129,8 +129,8 @@ def plan(
 
 def versions(arch: str, device: str) -> dict[str, str]:
     """Of all that a run's numbers depend on; of our kernels, where they judge its epochs, the build."""
-    judged_by_kernels = device == "cpu" and networks.libraries.named(arch) is None and kernels.isa() != "none"
-    ours = {"kernels": kernels.build()} if judged_by_kernels else {}
+    known = device == "cpu" and networks.libraries.named(arch) is None
+    ours = {"kernels": build} if known and (build := kernels.build()) != "none" else {}
     return runtime.versions() | networks.libraries.versions(arch) | ours
 
 

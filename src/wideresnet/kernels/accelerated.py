@@ -13,26 +13,18 @@ from torch import Tensor, nn
 from wideresnet import runtime
 from wideresnet.kernels import library, plan
 from wideresnet.kernels.network import Network
-from wideresnet.model import PSSiLU, SameConv2d, WideResidualBlock, WideResNetBackbone, WideResNetClassifier
+from wideresnet.model import WideResNetClassifier
 
 _ATTRIBUTES = {"activation", "eps", *(name for names in plan.FIXED.values() for name in names)}
 _training, _version = operator.attrgetter("training"), operator.attrgetter("_version")
 BOUND = 1e-5  # of the logits' range: what F(4×4) may lose against a convolution without transforms
-_KNOWN = {
-    *(nn.Conv2d, SameConv2d, nn.BatchNorm2d, nn.Linear, nn.AdaptiveAvgPool2d, nn.Sequential, nn.Identity, nn.Dropout),
-    *(nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.ELU, nn.Softplus, PSSiLU),
-    *(WideResidualBlock, WideResNetBackbone, WideResNetClassifier),
-}
 
 
 def why_not(model: nn.Module) -> str | None:
     """Why the kernels cannot compute `model` at all, or None: not built, another network, another device or dtype."""
     if isinstance(loaded := library.load(), str):
         return f"our kernels are {loaded}"
-    for name, module in model.named_modules():
-        if type(module) not in _KNOWN:
-            return f"{name or 'the model'} is a {type(module).__name__}, which the kernels do not know"
-    if not isinstance(model, WideResNetClassifier):
+    if type(model) is not WideResNetClassifier:  # a subclass may compute otherwise
         return f"the model is a {type(model).__name__}, not a WideResNetClassifier"
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         unfit = (
@@ -78,10 +70,13 @@ class _Seen:
         self._things = [each.get(name) for each, name in places]
         self._tensors = [thing for thing in self._things if isinstance(thing, Tensor)]
         self._state = self._now()
-        # Fused optimisers and torch.distributed write without a count; whatever they do, they move one of these.
+        # Fused optimisers and torch.distributed write without a count; whatever they do, they move one of these. Their
+        # bits are compared: a NaN is no other than itself.
         named = dict(model.named_modules())
         sampled = [named[name] for name in ("backbone.stem.0", "backbone.bn", "fc") if name in named]
-        self._samples = [(p, p.detach().clone()) for m in sampled for p in m.parameters(recurse=False)]
+        weights = [p.detach() for m in sampled for p in m.parameters(recurse=False)]
+        bits = [p.view(torch.int32) for p in weights if p.dtype == torch.float32 and p.device.type == "cpu"]
+        self._samples = [(each, each.clone()) for each in bits]
 
     def _now(self) -> tuple[list[int], ...]:
         lengths = list(map(len, self._owners))  # something may have been added
