@@ -82,11 +82,7 @@ void direct(const wrn_op& op, const Work& work) {
     for (Index top = 0; top < op.ho; top += band.rows) {
       const Index rows = flat ? (top == 0) : std::min(band.rows, op.ho - top);
       const float* x = raw ? image + top * op.stride * across : work.mine;
-      if (!raw) {
-        if (op.scale == nullptr) copy_band<WRN_NONE>(op, image, band, top * op.stride, work.mine);
-        else if (op.act_in == WRN_RELU) copy_band<WRN_RELU>(op, image, band, top * op.stride, work.mine);
-        else copy_band<WRN_LEAKY>(op, image, band, top * op.stride, work.mine);
-      }
+      if (!raw) with_activation_on_load(op, [&](auto act) { copy_band<act>(op, image, band, top * op.stride, work.mine); });
       for (Index p = panels * s / split; p < panels * (s + 1) / split; p++) {
         const bool two = kp - p * kPanel >= kPanel;
         const float* b = op.weight + p * kPanel * op.c * taps;

@@ -1,5 +1,7 @@
 // What one operation needs besides its row of wrn_op: its threads and their memory.
 #pragma once
+#include <type_traits>
+
 #include "simd.h"
 #include "team.h"
 #include "wrn.h"
@@ -33,6 +35,14 @@ WRN_INLINE vec activated(vec x, vec scale, vec shift, vec slope) {
   x = x * scale + shift;
   if (kAct == WRN_RELU) return larger(vec{}, x);
   return larger(vec{}, x) + slope * smaller(vec{}, x);
+}
+
+// `call` with act_in as a constant, of those that a convolution applies as it loads.
+template <class Call>
+WRN_INLINE void with_activation_on_load(const wrn_op& op, const Call& call) {
+  if (op.scale == nullptr) call(std::integral_constant<int, WRN_NONE>());
+  else if (op.act_in == WRN_RELU) call(std::integral_constant<int, WRN_RELU>());
+  else call(std::integral_constant<int, WRN_LEAKY>());
 }
 
 // act(v), of what a convolution has computed.

@@ -60,9 +60,7 @@ void transform_input(const wrn_op& op, float* v, Index stride, Index first, Inde
 
 template <class Scheme>
 void transform_input(const wrn_op& op, float* v, Index stride, Index first, Index last) {
-  if (op.scale == nullptr) transform_input<Scheme, WRN_NONE>(op, v, stride, first, last);
-  else if (op.act_in == WRN_RELU) transform_input<Scheme, WRN_RELU>(op, v, stride, first, last);
-  else transform_input<Scheme, WRN_LEAKY>(op, v, stride, first, last);
+  with_activation_on_load(op, [&](auto act) { transform_input<Scheme, act>(op, v, stride, first, last); });
 }
 
 // M of tiles [first, last) and output channels [from, to) → y, with what follows the convolution.
