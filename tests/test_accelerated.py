@@ -183,7 +183,7 @@ def test_a_subclass_another_module_and_a_model_on_no_device_are_torchs(said: lis
     assert "on meta, not on the CPU" in said[-1]
 
 
-def test_training_mode_of_the_whole_or_of_a_part_is_torchs(said: list[str]) -> None:
+def test_training_mode_of_the_whole_or_of_a_part_drops_and_counts(said: list[str]) -> None:
     model = wrn(dropout_p=0.5)
     fast = accelerated(model)
     assert same(fast, model, X)
@@ -197,8 +197,7 @@ def test_training_mode_of_the_whole_or_of_a_part_is_torchs(said: list[str]) -> N
         before = model.backbone.bn.running_mean.clone()  # type: ignore[operator]
         assert fast.train()(X).shape == (2, 10)
     assert not torch.equal(model.backbone.bn.running_mean, before)  # type: ignore[arg-type]
-    assert len(said) == 1, said
-    assert "training mode" in said[0]
+    assert not said
 
 
 def test_gradients_reach_weights_and_input_when_they_are_wanted(said: list[str]) -> None:
@@ -210,7 +209,7 @@ def test_gradients_reach_weights_and_input_when_they_are_wanted(said: list[str])
     model.requires_grad_(False)
     assert fast(x).requires_grad
     assert not fast(X).requires_grad
-    assert len(said) == 1, said
+    assert not said
 
 
 def test_hooks_are_called_at_every_call_from_the_first(said: list[str]) -> None:
@@ -467,8 +466,8 @@ def test_a_file_that_is_no_library_of_this_machine_is_said(content: bytes, elsew
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("int wrn_abi(void) { return 999; }", "interface 999, expected 2; install this package again"),
-        ("int wrn_abi(void) { return 2; }", "undefined symbol"),
+        ("int wrn_abi(void) { return 999; }", "interface 999, expected 3; install this package again"),
+        ("int wrn_abi(void) { return 3; }", "undefined symbol"),
         ("int other(void) { return 1; }", "undefined symbol"),
     ],
 )

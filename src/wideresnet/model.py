@@ -225,15 +225,13 @@ class WideResNetBackbone(nn.Module):
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             near = f"[N, {self.in_channels}, H, W], one image being [1, {self.in_channels}, H, W]"
             raise ValueError(f"input of shape {list(x.shape)}: expected {near}")
-        x = self.stem(x)  # [N, 16, H, W]
-        x1 = self.stage1(x)
+        x1 = self.stage1(self.stem(x))  # of [N, 16, H, W]
         x2 = self.stage2(x1)
         x3 = self.stage3(x2)
         return x1, x2, x3
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stages(x)[-1]
-        features: Tensor = self.activation(self.bn(x))  # [N, 64k, H/4, W/4]
+        features: Tensor = self.activation(self.bn(self.stages(x)[-1]))  # [N, 64k, H/4, W/4]
         return features
 
 
@@ -272,8 +270,10 @@ class WideResNetClassifier(nn.Module):
             nn.init.zeros_(self.fc.bias)  # ours; the original leaves its framework's uniform
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.backbone(x)  # [N, 64k, H/4, W/4]
-        x = self.pool(x).flatten(1)  # [N, 64k]
+        return self.classify(self.pool(self.backbone(x)).flatten(1))
+
+    def classify(self, x: Tensor) -> Tensor:
+        """The features' mean over the map [N, 64k] → logits [N, num_classes]."""
         if self.head == "cosine":
             return F.linear(F.normalize(x), F.normalize(self.fc.weight))
         logits: Tensor = self.fc(x)

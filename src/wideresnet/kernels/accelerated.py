@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wideresnet import runtime
 from wideresnet.kernels import library, plan
+from wideresnet.kernels.gradients import Trainer
 from wideresnet.kernels.network import Network
 from wideresnet.model import WideResNetClassifier
 
@@ -40,11 +41,15 @@ def why_not(model: nn.Module) -> str | None:
 def accelerate(model: nn.Module) -> nn.Module:
     """`model` with the same call, computed by our own kernels on the CPU where they can; else `model` does it itself.
 
-    Its weights are packed at the first call, and anew when one has changed: an optimiser's step, `load_state_dict`, a
-    pass in training mode. Not noticed is a write that torch keeps no count of (through `tensor.data`, NumPy or
-    torch.distributed) and that leaves the stem, the last BN and `fc` as they were. A forward pass that needs gradients,
-    in training mode, on another device or dtype, or with hooks on inner modules is `model`'s own; so is everything if
-    the kernels are not there or do not know the network, which is said once on stderr. The module holds `model`, whose
+    In training mode, or where gradients are wanted, forward and backward pass are the kernels' too: gradients arrive in
+    the same parameters, BN's buffers change as torch changes them, dropout draws from torch's generator (other numbers
+    than torch's own). There are no second derivatives.
+
+    For judging, weights are packed at the first call, and anew when one has changed: an optimiser's step,
+    `load_state_dict`, a pass in training mode. Not noticed is a write that torch keeps no count of (through
+    `tensor.data`, NumPy or torch.distributed) and that leaves the stem, the last BN and `fc` as they were. A call on
+    another device or dtype, under autocast, or with hooks on inner modules is `model`'s own; so is everything if the
+    kernels are not there or do not know the network, which is said once on stderr. The module holds `model`, whose
     keys in its state dict begin with "model.". How exact: docs/kernels.md.
     """
     if isinstance(model, Accelerated):
@@ -54,6 +59,14 @@ def accelerate(model: nn.Module) -> nn.Module:
         return model
     assert isinstance(model, WideResNetClassifier)
     return Accelerated(model)
+
+
+def _untrainable(model: WideResNetClassifier) -> str | None:
+    """Why the kernels cannot train `model`, though they compute it."""
+    for name, parameter in model.named_parameters():
+        if not parameter.is_contiguous():
+            return f"{name} is not contiguous (`model.to(memory_format=torch.contiguous_format)` makes it so)"
+    return None
 
 
 class _Seen:
@@ -78,14 +91,18 @@ class _Seen:
         bits = [p.view(torch.int32) for p in weights if p.dtype == torch.float32 and p.device.type == "cpu"]
         self._samples = [(each, each.clone()) for each in bits]
 
+    def parts_changed(self) -> bool:
+        """Another module, parameter or buffer, or one more, whatever its values."""
+        there = map(dict.get, self._members, self._names)
+        return not all(map(operator.is_, there, self._things)) or list(map(len, self._owners)) != self._state[0]
+
     def _now(self) -> tuple[list[int], ...]:
         lengths = list(map(len, self._owners))  # something may have been added
         return lengths, list(map(_version, self._tensors)), list(map(Tensor.data_ptr, self._tensors))
 
     def changed(self) -> bool:
-        there = map(dict.get, self._members, self._names)
         return (
-            not all(map(operator.is_, there, self._things))
+            self.parts_changed()
             or self._state != self._now()
             or not all(torch.equal(now, then) for now, then in self._samples)
         )
@@ -106,8 +123,13 @@ class Accelerated(nn.Module):
         self._chosen: plan.Algorithm = "direct"
         self._misfit: str | None = None  # why torch computes
         self._seen: _Seen | None = None
+        self._trainer: Trainer | None = None
         self._parts = list(self.model.modules())
-        self._hooks = [hooks for m in self._parts for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self._hooks = [
+            hooks
+            for m in self._parts
+            for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)
+        ]
 
     def _unlock(self) -> None:
         self._lock = threading.Lock()
@@ -115,7 +137,7 @@ class Accelerated(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Packed weights are not copied and not pickled: they are made anew."""
-        made = ("_lock", "_networks", "_chosen", "_misfit", "_seen", "_parts", "_hooks")
+        made = ("_lock", "_networks", "_chosen", "_misfit", "_seen", "_trainer", "_parts", "_hooks")
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -130,8 +152,11 @@ class Accelerated(nn.Module):
         fits = x.dim() == 4 and x.shape[1] == self.model.backbone.in_channels and x.numel() > 0
         reason = self._not_now(x) if fits else None  # of what does not fit the model has its own word
         if fits and reason is None:
-            with self._lock, torch.no_grad():
-                logits, reason = self._answer(x)
+            if self._learns(x):
+                logits, reason = self._train(x)
+            else:
+                with self._lock, torch.no_grad():
+                    logits, reason = self._answer(x)
             if logits is not None:
                 return logits
         if reason is not None:
@@ -145,18 +170,39 @@ class Accelerated(nn.Module):
             and x.layout == torch.strided
             and not torch._C._functorch.is_functorch_wrapped_tensor(x)
         )
-        grads = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.model.parameters()))
         unfit = (
-            (any(map(_training, self._parts)), "the model, or a part of it, is in training mode"),
             (x.dtype != torch.float32 or x.device.type != "cpu", f"an input of {x.dtype} on {x.device.type}"),
             (not plain, "the input is not a plain tensor"),
-            (grads, "gradients are wanted (torch.no_grad() or torch.inference_mode() says that they are not)"),
             (torch.autograd.forward_ad._current_level >= 0, "derivatives are carried forward"),
             (torch.is_autocast_enabled("cpu"), "autocast is on"),
             (torch.jit.is_tracing(), "the model is being traced"),  # type: ignore[attr-defined,no-untyped-call]
             (any(self._hooks), "the model has hooks"),
         )
         return next((why for wrong, why in unfit if wrong), None)
+
+    def _learns(self, x: Tensor) -> bool:
+        """Some part is in training mode, or a gradient is wanted."""
+        if any(map(_training, self._parts)):
+            return True
+        return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.model.parameters()))
+
+    def _train(self, x: Tensor) -> tuple[Tensor | None, str | None]:
+        """Logits with what their backward pass needs, or why the model must compute them."""
+        with self._lock:
+            if self._trainer is None or self._seen is None or self._seen.parts_changed():
+                self._forget()
+                self._seen = _Seen(self.model)
+                self._misfit = why_not(self.model) or _untrainable(self.model)
+                loaded = library.load()
+                if self._misfit is None and isinstance(loaded, library.Library):
+                    self._trainer = Trainer(self.model, loaded, library.isa())
+            if self._trainer is None:
+                return None, self._misfit
+            n, _, height, width = x.shape
+            if n * -(-height // 4) * -(-width // 4) == 1:
+                return None, None  # one value a channel has no variance: torch's BN has its own word for that
+            pooled = self._trainer(x)
+        return self.model.classify(pooled), None
 
     def _answer(self, x: Tensor) -> tuple[Tensor | None, str | None]:
         """Logits, or why the model must compute them."""

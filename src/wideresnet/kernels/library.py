@@ -13,12 +13,17 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-ABI = 2  # WRN_ABI of csrc/wrn.h
+ABI = 3  # WRN_ABI of csrc/wrn.h
 
-STEM, WINOGRAD, DIRECT, ACTIVATE, POOL_PAD, HEAD = range(6)
+# enum wrn_kind
+STEM, WINOGRAD, DIRECT, ACTIVATE, POOL_PAD, HEAD, PACK, NORM, POOL, SLOPE, NORM_GRAD, UNNORM = range(12)
+WEIGHT_GRAD, WEIGHT_SUM, STEM_GRAD, POOL_PAD_GRAD, SUM = range(12, 17)
+PLAIN, SUMMED, SLOPED = range(3)  # enum wrn_end
+SCALE, SHIFT, MEAN, RSTD, P, Q, R, NORM_ROWS = range(8)  # enum wrn_norm
+SUM_ROWS = 4
 ACTIVATIONS = ("none", "relu", "leaky", "silu", "gelu", "elu", "softplus", "pssilu")  # enum wrn_act
 
-_INT, _LONG, _POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+_INT, _LONG, POINTER = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
 
 
 class Op(ctypes.Structure):
@@ -30,7 +35,11 @@ class Op(ctypes.Structure):
         *((name, _LONG) for name in ("n", "h", "w", "c", "ho", "wo", "k", "size", "stride", "pad_top", "pad_left")),
         *((name, _LONG) for name in ("block_tiles", "block_panels", "split")),
         *((name, _LONG) for name in ("segment", "group", "x_step", "res_step", "y_step")),
-        *((name, _POINTER) for name in ("x", "scale", "shift", "weight", "bias", "res", "y")),
+        *((name, POINTER) for name in ("x", "scale", "shift", "weight", "bias", "res", "y")),
+        *((name, _INT) for name in ("of", "end", "transposed", "pooled")),
+        *((name, ctypes.c_float) for name in ("drop", "eps")),
+        *((name, _LONG) for name in ("seed", "image", "out_top", "out_left", "z_step")),
+        *((name, POINTER) for name in ("z", "norm", "sums")),
     )
 
 
@@ -51,12 +60,12 @@ class Library:
             "wrn_isa_name": (ctypes.c_char_p, (ctypes.c_int,)),
             "wrn_isa_runs": (ctypes.c_int, (ctypes.c_int,)),
             "wrn_lanes": (ctypes.c_int, (ctypes.c_int,)),
-            "wrn_alloc": (_POINTER, (ctypes.c_size_t,)),
-            "wrn_free": (None, (_POINTER, ctypes.c_size_t)),
+            "wrn_alloc": (POINTER, (ctypes.c_size_t,)),
+            "wrn_free": (None, (POINTER, ctypes.c_size_t)),
             "wrn_packed_floats": (_LONG, (ctypes.c_int, ctypes.POINTER(Op))),
-            "wrn_pack": (None, (ctypes.c_int, ctypes.POINTER(Op), _POINTER, _POINTER, _POINTER, ctypes.c_int)),
+            "wrn_pack": (None, (ctypes.c_int, ctypes.POINTER(Op), POINTER, POINTER, POINTER, ctypes.c_int)),
             "wrn_work_floats": (_LONG, (ctypes.c_int, ctypes.POINTER(Op), _LONG, ctypes.c_int)),
-            "wrn_run": (None, (ctypes.c_int, ctypes.POINTER(Op), _LONG, ctypes.c_int, _POINTER)),
+            "wrn_run": (None, (ctypes.c_int, ctypes.POINTER(Op), _LONG, ctypes.c_int, POINTER)),
         }
         for name, (result, arguments) in signatures.items():
             function = getattr(lib, name)
@@ -78,9 +87,13 @@ class Library:
         weakref.finalize(memory, self._lib.wrn_free, address, size)
         return torch.frombuffer(memory, dtype=torch.float32)
 
+    def packed_floats(self, isa: str, op: Op) -> int:
+        """Of a convolution's packed weights, or of what WEIGHT_GRAD sums for one thread."""
+        return int(self._lib.wrn_packed_floats(self.isas[isa], op))
+
     def pack(self, isa: str, op: Op, weight: Tensor, out_scale: Tensor | None, threads: int) -> Tensor:
         number = self.isas[isa]
-        packed = self.alloc(self._lib.wrn_packed_floats(number, op))
+        packed = self.alloc(self.packed_floats(isa, op))
         scale = None if out_scale is None else out_scale.data_ptr()
         self._lib.wrn_pack(number, op, weight.data_ptr(), scale, packed.data_ptr(), threads)
         return packed

@@ -4,7 +4,7 @@ Two steps: `lower` reads the network once, folding what can be folded, and `choo
 convolution from shapes and threads alone, never from a timing: two runs agree bit for bit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -59,12 +59,15 @@ class Step:
 
     def padding(self, height: int, width: int) -> tuple[int, int]:
         """Above and to the left."""
-        if not self.same:
-            return self.size // 2, self.size // 2
-        top, left = (
-            max((-(-side // self.stride) - 1) * self.stride + self.size - side, 0) // 2 for side in (height, width)
-        )
-        return top, left
+        return padding(height, width, self.size, self.stride, same=self.same)
+
+
+def padding(height: int, width: int, size: int, stride: int, *, same: bool) -> tuple[int, int]:
+    """Of a convolution's input, above and to the left; same: as TensorFlow pads."""
+    if not same:
+        return size // 2, size // 2
+    top, left = (max((-(-side // stride) - 1) * stride + size - side, 0) // 2 for side in (height, width))
+    return top, left
 
 
 # Attributes that a module of the network may not change: `lower` takes them for granted.
@@ -126,7 +129,7 @@ def _affine(norm: nn.Module, channels: int) -> Affine:
     return scale, norm.bias.double() - mean.double() * scale
 
 
-def _activation(model: WideResNetClassifier) -> Activation:
+def activation(model: WideResNetClassifier) -> Activation:
     name = model.architecture["activation"]
     if name.startswith("leaky-relu-"):
         return Activation("leaky", float(name.removeprefix("leaky-relu-")))
@@ -140,18 +143,18 @@ def _activation(model: WideResNetClassifier) -> Activation:
 @torch.no_grad()
 def lower(model: WideResNetClassifier) -> tuple[Step, ...]:
     """The network's steps, in order, in three segments, one a stage."""
-    activation, backbone = _activation(model), model.backbone
-    steps = list(_stem(backbone.stem, activation))
+    act, backbone = activation(model), model.backbone
+    steps = list(_stem(backbone.stem, act))
     x = "x"
     for segment, stage in enumerate((backbone.stage1, backbone.stage2, backbone.stage3)):
         local = steps if segment == 0 else []
         for block in stage:
-            x = _block(block, x, activation, local)
+            x = _block(block, x, act, local)
         last = local[-1]
         local[-1], x = replace(last, y=_ENDS[segment]), _ENDS[segment]
         if segment > 0:
             steps += [replace(step, segment=segment) for step in local]
-    return *steps, replace(_head(model, x, activation), segment=2)
+    return *steps, replace(_head(model, x, act), segment=2)
 
 
 def _conv(conv: nn.Conv2d, norm: nn.Module | None = None, **given: Any) -> Step:
@@ -276,6 +279,28 @@ def choose(step: Step, images: int, ho: int, wo: int, *, threads: int, algorithm
         block_tiles=128 if share else 64 if raw else 28,
         block_panels=1 if share or step.stride == 2 else 2 if step.in_ch < 128 else 99,
     )
+
+
+def choose_trained(shape: Mapping[str, int], images: int, *, threads: int) -> dict[str, int]:
+    """Blocks of a convolution in training, forward or backward, whose weights are packed anew at every step; `shape`:
+    fields of its wrn_op."""
+    if shape["size"] == 1:
+        return {"split": max(1, 4 * threads // images), "block_tiles": 256, "block_panels": 99}
+    strided, in_ch = shape["stride"] == 2, shape["c"]
+    share = (81 if strided else 36) * in_ch * shape["k"] * 4 > 16e6
+    return {
+        "share": int(share),
+        "block_tiles": 128 if share else 28,
+        "block_panels": 1 if share or strided else 2 if in_ch < 128 else 99,
+    }
+
+
+def choose_weight_gradient(shape: Mapping[str, int]) -> dict[str, int]:
+    """Blocks of the products that a weight's gradient is summed from; small sums are each thread's own."""
+    if shape["size"] == 1:
+        return {"share": 0, "block_tiles": 256}
+    share = (81 if shape["stride"] == 2 else 36) * shape["c"] * shape["k"] * 4 > 800e3
+    return {"share": int(share), "block_tiles": 128 if share else 32}
 
 
 def group(images: int, pixels: int, channels: int, *, threads: int) -> int:

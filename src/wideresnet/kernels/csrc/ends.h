@@ -19,21 +19,25 @@ WRN_INLINE void stem_block(const wrn_op& op, const float* image, Index across, I
   for (int r = 0; r < kRows; r++) store(y + r * kp, sums[r]);
 }
 
+// Image n of x → [c][h + 2][w + 2], zeros around.
+WRN_INLINE void copy_with_border(const wrn_op& op, Index n, float* image) {
+  const Index across = op.w + 2, plane = (op.h + 2) * across;
+  memset(image, 0, op.c * plane * sizeof(float));
+  for (Index c = 0; c < op.c; c++)
+    for (Index i = 0; i < op.h; i++)
+      memcpy(image + c * plane + (i + 1) * across + 1, op.x + ((n * op.c + c) * op.h + i) * op.w, op.w * sizeof(float));
+}
+
 void stem(const wrn_op& op, const Work& work) {
   const Index kp = padded(op.k), across = op.w + 2, plane = (op.h + 2) * across;
   const vec slope = splat(op.alpha);
   const Share part(op.n * op.h, work.member);  // rows of pixels
   float* image = work.mine;
+  double* sums = own_sums(op, work, op.k);
   Index copied = -1;
   for (Index piece = part.first; piece < part.last; piece++) {
     const Index n = piece / op.h, y = piece % op.h;
-    if (copied != n) {
-      memset(image, 0, op.c * plane * sizeof(float));
-      for (Index c = 0; c < op.c; c++)
-        for (Index i = 0; i < op.h; i++)
-          memcpy(image + c * plane + (i + 1) * across + 1, op.x + ((n * op.c + c) * op.h + i) * op.w, op.w * sizeof(float));
-      copied = n;
-    }
+    if (copied != n) copy_with_border(op, n, image), copied = n;
     float* out = op.y + piece * op.w * kp;
     for (Index k = 0; k < kp; k += kLanes) {
       Index x = 0;
@@ -42,6 +46,14 @@ void stem(const wrn_op& op, const Work& work) {
       const vec bias = op.bias ? load(op.bias + k) : vec{};
       if (op.bias || op.act_out != WRN_NONE)
         for (x = 0; x < op.w; x++) store(out + x * kp + k, finished(load(out + x * kp + k) + bias, op.act_out, slope));
+      if (sums) {
+        vec sum1 = {}, sum2 = {};
+        for (x = 0; x < op.w; x++) {
+          const vec v = load(out + x * kp + k);
+          sum1 += v, sum2 += v * v;
+        }
+        add_to(sums + k, sum1), add_to(sums + kp + k, sum2);
+      }
     }
   }
 }
@@ -69,17 +81,26 @@ WRN_INLINE vec any_activation(vec x, const wrn_op& op) {
   }
 }
 
+// y = act_in(x · scale + shift), with dropout; and the sums of y where they are asked for.
 template <int kAct>
 void activate(const wrn_op& op, const Work& work) {
-  const Index cp = padded(op.c);
-  const Share part(op.n * op.h * op.w, work.member);
-  for (Index i = part.first; i < part.last; i++)
+  const Index cp = padded(op.c), pixels = op.n * op.h;  // rows of pixels
+  const Share part(pixels, work.member);
+  double* sums = own_sums(op, work, op.c);
+  for (Index row = part.first; row < part.last; row++)
     for (Index c = 0; c < cp; c += kLanes) {
-      vec x = load(op.x + i * cp + c);
-      if (op.scale) x = x * load(op.scale + c) + load(op.shift + c);
-      x = any_activation<kAct>(x, op);
-      for (Index lane = op.c - c; lane < kLanes; lane++) x[lane] = 0;  // softplus(0) is not 0
-      store(op.y + i * cp + c, x);
+      const vec scale = op.scale ? load(op.scale + c) : splat(1.f), shift = op.scale ? load(op.shift + c) : vec{};
+      vec sum1 = {}, sum2 = {};
+      for (Index i = row * op.w; i < (row + 1) * op.w; i++) {
+        vec x = load(op.x + i * cp + c);
+        if (op.scale) x = x * scale + shift;
+        x = any_activation<kAct>(x, op);
+        for (Index lane = op.c - c; lane < kLanes; lane++) x[lane] = 0;  // softplus(0) is not 0
+        if (op.drop > 0) x *= kept(op, (op.image * op.h * op.w + i) * cp + c);
+        if (sums) sum1 += x, sum2 += x * x;
+        store(op.y + i * cp + c, x);
+      }
+      if (sums) add_to(sums + c, sum1), add_to(sums + cp + c, sum2);
     }
 }
 
@@ -105,30 +126,46 @@ void pool_pad(const wrn_op& op, const Work& work) {
   }
 }
 
+// The mean of act_in(x · scale + shift) over image n → mean; padding is 0.
+template <int kAct>
+WRN_INLINE void pool_image(const wrn_op& op, Index n, float* mean) {
+  const Index cp = padded(op.c), pixels = op.h * op.w;
+  const float* x = op.x + n * pixels * cp;
+  for (Index c = 0; c < cp; c += kLanes) {
+    vec sum = {};
+    for (Index row = 0; row < pixels; row += op.w) {  // rows apart: one sum of all pixels of a large map is 10 times less exact
+      vec of_row = {};
+      for (Index i = row; i < row + op.w; i++) {
+        vec v = load(x + i * cp + c);
+        if (op.scale) v = v * load(op.scale + c) + load(op.shift + c);
+        of_row += any_activation<kAct>(v, op);
+      }
+      sum += of_row;
+    }
+    sum /= static_cast<float>(pixels);
+    for (Index lane = op.c - c; lane < kLanes; lane++) sum[lane] = 0;
+    store(mean + c, sum);
+  }
+}
+
+template <int kAct>
+void pool(const wrn_op& op, const Work& work) {
+  const Share part(op.n, work.member);
+  for (Index n = part.first; n < part.last; n++) {
+    pool_image<kAct>(op, n, work.mine);
+    memcpy(op.y + n * op.c, work.mine, op.c * sizeof(float));
+  }
+}
+
 template <int kAct>
 void head(const wrn_op& op, const Work& work) {
-  const Index cp = padded(op.c), pixels = op.h * op.w;
+  const Index cp = padded(op.c);
   const Share part(op.n, work.member);
   float* mean = work.mine;
   for (Index n = part.first; n < part.last; n++) {
-    const float* x = op.x + n * pixels * cp;
+    pool_image<kAct>(op, n, mean);
     float squares = 0;
-    for (Index c = 0; c < cp; c += kLanes) {
-      vec sum = {};
-      for (Index row = 0; row < pixels; row += op.w) {  // rows apart: one sum of all pixels of a large map is 10 times less exact
-        vec of_row = {};
-        for (Index i = row; i < row + op.w; i++) {
-          vec v = load(x + i * cp + c);
-          if (op.scale) v = v * load(op.scale + c) + load(op.shift + c);
-          of_row += any_activation<kAct>(v, op);
-        }
-        sum += of_row;
-      }
-      sum /= static_cast<float>(pixels);
-      for (Index lane = op.c - c; lane < kLanes; lane++) sum[lane] = 0;
-      store(mean + c, sum);
-      for (Index lane = 0; lane < kLanes; lane++) squares += sum[lane] * sum[lane];
-    }
+    for (Index c = 0; c < cp; c++) squares += mean[c] * mean[c];
     const float length = op.cosine ? std::max(std::sqrt(squares), 1e-12f) : 1.f;
     for (Index k = 0; k < op.k; k++) {
       vec sum = {};

@@ -67,6 +67,48 @@ constexpr auto blocks_of(std::integer_sequence<int, kRows...>) {
 template <int kVecs, bool kStream>
 constexpr auto kBlocks = blocks_of<kVecs, kStream>(std::make_integer_sequence<int, kMaxRows>{});
 
+// m[i][…] (+)= Σ_t a[t·step + i] · b[(t·kVecs + v)·lanes …]: as `block` with a's rows across, for sums over tiles.
+template <int kRows, int kVecs>
+void block_across(Index depth, const float* a, Index step, const float* b, float* m, Index m_stride, bool add) {
+  vec sums[kRows][kVecs];
+#pragma GCC unroll 14
+  for (int i = 0; i < kRows; i++)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVecs; v++) sums[i][v] = add ? load(m + i * m_stride + v * kLanes) : vec{};
+#pragma GCC unroll 2
+  for (Index t = 0; t < depth; t++, a += step) {
+    vec right[kVecs];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVecs; v++) right[v] = load(b + (t * kVecs + v) * kLanes);
+#pragma GCC unroll 14
+    for (int i = 0; i < kRows; i++) {
+      const vec left = splat(a[i]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVecs; v++) sums[i][v] += left * right[v];
+    }
+  }
+#pragma GCC unroll 14
+  for (int i = 0; i < kRows; i++)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVecs; v++) store(m + i * m_stride + v * kLanes, sums[i][v]);
+}
+template <int kVecs, int... kRows>
+constexpr auto blocks_across_of(std::integer_sequence<int, kRows...>) {
+  return std::array<Block, sizeof...(kRows)>{block_across<kRows + 1, kVecs>...};
+}
+template <int kVecs>
+constexpr auto kBlocksAcross = blocks_across_of<kVecs>(std::make_integer_sequence<int, kMaxRows>{});
+
+// m[rows][kVecs·lanes] (+)= aᵀ · b over `depth` tiles.
+template <int kVecs>
+WRN_INLINE void multiply_across(Index rows, Index depth, const float* a, Index step, const float* b, float* m, Index m_stride, bool add) {
+  const Index num = divide_up(rows, kMaxRows);
+  for (Index i = 0; i < num; i++) {
+    const Index first = rows * i / num, count = rows * (i + 1) / num - first;
+    kBlocksAcross<kVecs>[count - 1](depth, a + first, step, b, m + first * m_stride, m_stride, add);
+  }
+}
+
 // m[rows][kVecs·lanes] (+)= a[rows][depth] · b, the rows in blocks as equal as they can be.
 template <int kVecs>
 WRN_INLINE void multiply_panel(Index rows, Index depth, const float* a, Index stride, const float* b, float* m,

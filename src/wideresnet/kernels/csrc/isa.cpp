@@ -3,10 +3,9 @@
 #include <type_traits>
 #include <utility>
 
+#include "backward.h"
 #include "direct.h"
-#include "ends.h"
 #include "isa.h"
-#include "winograd.h"
 
 namespace {
 
@@ -31,22 +30,13 @@ void memory(const wrn_op& op, int64_t& shared, int64_t& own) {
     case WRN_STEM: of_each = stem_memory(op); break;
     case WRN_WINOGRAD: with_scheme(op, [&](auto scheme) { scheme.memory(op, of_all, of_each); }); break;
     case WRN_DIRECT: of_each = direct_memory(op); break;
-    case WRN_HEAD: of_each = padded(op.c); break;
+    case WRN_HEAD:
+    case WRN_POOL: of_each = padded(op.c); break;
+    case WRN_STEM_GRAD: of_each = stem_memory(op); break;
+    case WRN_WEIGHT_GRAD: with_weight_grad(op, [&](auto* grad) { grad->memory(op, of_all, of_each); }); break;
   }
   shared = of_all;
   own = of_each;
-}
-
-void run(const wrn_op& op, const wrn::Member& member, float* shared, float* mine) {
-  const Work work{member, shared, mine};
-  switch (op.kind) {
-    case WRN_STEM: return stem(op, work);
-    case WRN_WINOGRAD: return with_scheme(op, [&](auto scheme) { scheme.run(op, work); });
-    case WRN_DIRECT: return direct(op, work);
-    case WRN_ACTIVATE: return with_activation(op.act_in, [&](auto act) { activate<act>(op, work); });
-    case WRN_POOL_PAD: return pool_pad(op, work);
-    case WRN_HEAD: return with_activation(op.act_in, [&](auto act) { head<act>(op, work); });
-  }
 }
 
 int64_t packed_floats(const wrn_op& op) {
@@ -55,6 +45,7 @@ int64_t packed_floats(const wrn_op& op) {
     case WRN_WINOGRAD: return with_scheme(op, [&](auto scheme) { return scheme.packed_floats(op); });
     case WRN_DIRECT: return padded(op.k) * op.c * op.size * op.size;
     case WRN_HEAD: return op.k * padded(op.c);
+    case WRN_WEIGHT_GRAD: return with_weight_grad(op, [&](auto* grad) { return grad->sums(op); });
   }
   return 0;
 }
@@ -66,6 +57,35 @@ void pack(const wrn_op& op, const float* weight, const float* out_scale, float* 
     case WRN_STEM: return pack_stem(op, weight, out_scale, packed);
     case WRN_DIRECT: return pack_direct(op, weight, out_scale, packed);
     case WRN_HEAD: return pack_head(op, weight, packed);
+  }
+}
+
+void pack_anew(const wrn_op& op, const wrn::Member& member) {
+  wrn_op of = op;
+  of.kind = op.of;
+  pack(of, op.weight, nullptr, op.y, member);
+}
+
+void run(const wrn_op& op, const wrn::Member& member, float* shared, float* mine) {
+  const Work work{member, shared, mine};
+  switch (op.kind) {
+    case WRN_STEM: return stem(op, work);
+    case WRN_WINOGRAD: return with_scheme(op, [&](auto scheme) { scheme.run(op, work); });
+    case WRN_DIRECT: return direct(op, work);
+    case WRN_ACTIVATE: return with_activation(op.act_in, [&](auto act) { activate<act>(op, work); });
+    case WRN_POOL_PAD: return pool_pad(op, work);
+    case WRN_HEAD: return with_activation(op.act_in, [&](auto act) { head<act>(op, work); });
+    case WRN_PACK: return pack_anew(op, member);
+    case WRN_NORM: return norm(op, work);
+    case WRN_POOL: return with_activation(op.act_in, [&](auto act) { pool<act>(op, work); });
+    case WRN_SLOPE: return with_activation(op.act_in, [&](auto act) { slope<act>(op, work); });
+    case WRN_NORM_GRAD: return norm_grad(op, work);
+    case WRN_UNNORM: return unnorm(op, work);
+    case WRN_WEIGHT_GRAD: return with_weight_grad(op, [&](auto* grad) { grad->run(op, work); });
+    case WRN_WEIGHT_SUM: return with_weight_grad(op, [&](auto* grad) { grad->finish(op, work); });
+    case WRN_STEM_GRAD: return stem_grad(op, work);
+    case WRN_POOL_PAD_GRAD: return pool_pad_grad(op, work);
+    case WRN_SUM: return channel_sums(op, work);
   }
 }
 

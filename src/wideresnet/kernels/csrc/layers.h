@@ -52,4 +52,29 @@ WRN_INLINE vec finished(vec v, int act, vec slope) {
   return v;
 }
 
+// Row `row` of a BN's, channels from k.
+WRN_INLINE float* norm_row(const wrn_op& op, int row, Index channels) { return op.norm + row * padded(channels); }
+
+// This thread's sums of `channels`.
+WRN_INLINE double* own_sums(const wrn_op& op, const Work& work, Index channels) {
+  return op.sums ? op.sums + work.member.id * WRN_SUM_ROWS * padded(channels) : nullptr;
+}
+
+// 1 / (1 - p) where dropout keeps an element and 0 where not: a function of the seed and the element's index alone, so
+// that the backward pass makes it again. Two rounds of a mixing function (Wellons 2018, lowbias32), keyed between them.
+WRN_INLINE uvec mixed(uvec x) {
+  x ^= x >> 16, x *= 0x7feb352du;
+  x ^= x >> 15, x *= 0x846ca68bu;
+  return x ^ x >> 16;
+}
+WRN_INLINE vec kept(const wrn_op& op, Index index) {
+  uvec x;
+  for (Index i = 0; i < kLanes; i++) x[i] = static_cast<uint32_t>(i);
+  x += static_cast<uint32_t>(index);
+  x = mixed(x ^ static_cast<uint32_t>(op.seed));
+  x = mixed(x + (static_cast<uint32_t>(op.seed >> 32) ^ static_cast<uint32_t>(index >> 32)));
+  const vec uniform = __builtin_convertvector(reinterpret_cast<ivec>(x >> 8), vec) * 0x1p-24f;
+  return choose(uniform >= op.drop, splat(1.f / (1.f - op.drop)), vec{});
+}
+
 }  // namespace

@@ -41,6 +41,8 @@ wrn_op part_of(const wrn_op& op, int64_t image) {
   part.x += image * op.x_step;
   part.y += image * op.y_step;
   if (op.res) part.res += image * op.res_step;
+  if (op.z) part.z += image * op.z_step;
+  part.image = image;
   return part;
 }
 

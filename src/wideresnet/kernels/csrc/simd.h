@@ -13,6 +13,9 @@ namespace {
 
 typedef float vec __attribute__((vector_size(WRN_LANES * 4)));
 typedef int32_t ivec __attribute__((vector_size(WRN_LANES * 4)));
+typedef uint32_t uvec __attribute__((vector_size(WRN_LANES * 4)));
+typedef double dvec __attribute__((vector_size(WRN_LANES * 8)));
+typedef double loose_dvec __attribute__((vector_size(WRN_LANES * 8), aligned(8), may_alias));
 typedef float loose_vec __attribute__((vector_size(WRN_LANES * 4), aligned(4), may_alias));
 using Index = int64_t;
 constexpr Index kLanes = WRN_LANES;
@@ -26,6 +29,9 @@ WRN_INLINE ivec bits(vec v) { return reinterpret_cast<ivec>(v); }
 WRN_INLINE vec larger(vec a, vec b) { return a > b ? a : b; }
 WRN_INLINE vec smaller(vec a, vec b) { return a < b ? a : b; }
 WRN_INLINE vec choose(ivec yes, vec a, vec b) { return bits((yes & bits(a)) | (~yes & bits(b))); }
+
+// Sums of many: float32 for the few values of a tile or a row, float64 for the rest.
+WRN_INLINE void add_to(double* p, vec v) { *reinterpret_cast<loose_dvec*>(p) += __builtin_convertvector(v, dvec); }
 
 WRN_INLINE Index round_up(Index n, Index to) { return (n + to - 1) / to * to; }
 WRN_INLINE Index divide_up(Index n, Index by) { return (n + by - 1) / by; }

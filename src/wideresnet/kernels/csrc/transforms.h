@@ -133,7 +133,7 @@ struct Pixels {
 
 template <int M>
 struct Stride1 {
-  static constexpr Index kTile = M, kPatch = M + 2, kProducts = kPatch * kPatch;
+  static constexpr Index kTile = M, kStep = M, kPatch = M + 2, kProducts = kPatch * kPatch, kTaps = 9;
   static constexpr int A = M + 2;
 
   // One patch → v + f·stride, f = 0 … kProducts - 1
@@ -202,7 +202,7 @@ struct Stride1 {
 // along each side 5 frequencies are F(4, 2)'s of the even samples and 4 are the odd samples as they are; those along x
 // vary slowest.
 struct Stride2 {
-  static constexpr Index kTile = 4, kPatch = 9, kProducts = 81;
+  static constexpr Index kTile = 4, kStep = 8, kPatch = 9, kProducts = 81, kTaps = 9;
 
   template <class Pixels>
   WRN_INLINE void input(const Pixels& pixels, float* v, Index stride) {

@@ -5,7 +5,7 @@
 //   M               [products][tiles][block's output channels]
 #pragma once
 #include "gemm.h"
-#include "transforms.h"
+#include "adjoints.h"
 
 namespace {
 
@@ -13,7 +13,9 @@ template <class Scheme>
 struct Tiles {
   Index high, wide, count;
   explicit Tiles(const wrn_op& op)
-      : high(divide_up(op.ho, Scheme::kTile)), wide(divide_up(op.wo, Scheme::kTile)), count(op.n * high * wide) {}
+      : high(divide_up(op.ho + op.out_top, Scheme::kTile)),
+        wide(divide_up(op.wo + op.out_left, Scheme::kTile)),
+        count(op.n * high * wide) {}
 };
 
 // Where a tile lies, one after the other.
@@ -43,7 +45,7 @@ WRN_INLINE void transform_tile(const wrn_op& op, Pixels<kAct, kInside> pixels, I
 template <class Scheme, int kAct>
 void transform_input(const wrn_op& op, float* v, Index stride, Index first, Index last) {
   constexpr Index kPatch = Scheme::kPatch;
-  const Index cp = padded(op.c), row = op.w * cp, step = Scheme::kTile * op.stride;
+  const Index cp = padded(op.c), row = op.w * cp, step = Scheme::kStep;
   const vec slope = splat(op.alpha);
   Place place(Tiles<Scheme>(op), first);
   for (Index t = first; t < last; t++, v += cp, place.next()) {
@@ -63,47 +65,76 @@ void transform_input(const wrn_op& op, float* v, Index stride, Index first, Inde
   with_activation_on_load(op, [&](auto act) { transform_input<Scheme, act>(op, v, stride, first, last); });
 }
 
-// M of tiles [first, last) and output channels [from, to) → y, with what follows the convolution.
-template <class Scheme>
-void transform_output(const wrn_op& op, const float* m, Index stride, Index width, Index first, Index last, Index from, Index to) {
+// M of tiles [first, last) and output channels [from, to) → y, with what follows the convolution; `sums`: this thread's.
+template <class Scheme, int kEnd>
+void transform_output(const wrn_op& op, const float* m, Index stride, Index width, Index first, Index last, Index from, Index to, double* sums) {
   constexpr Index kTile = Scheme::kTile;
   const Index kp = padded(op.k), row = op.wo * kp;
   const vec slope = splat(op.alpha);
   Place place(Tiles<Scheme>(op), first);
   for (Index t = first; t < last; t++, m += width, place.next()) {
-    const Index y0 = place.y * kTile, x0 = place.x * kTile;
-    const Index rows = std::min(kTile, op.ho - y0), columns = std::min(kTile, op.wo - x0);
+    const Index y0 = place.y * kTile - op.out_top, x0 = place.x * kTile - op.out_left;
+    const Index top = std::max<Index>(-y0, 0), bottom = std::min(kTile, op.ho - y0);
+    const Index left = std::max<Index>(-x0, 0), right = std::min(kTile, op.wo - x0);
+    const bool whole = top == 0 && left == 0 && bottom == kTile && right == kTile;
     const Index offset = ((place.n * op.ho + y0) * op.wo + x0) * kp;
     for (Index k = from; k < to; k += kLanes) {
-      const vec bias = op.bias ? load(op.bias + k) : vec{};
+      const vec bias = kEnd != WRN_SLOPED && op.bias ? load(op.bias + k) : vec{};
+      vec scale = {}, shift = {}, mean = {}, sum1 = {}, sum2 = {};
+      if (kEnd == WRN_SLOPED) {
+        scale = load(norm_row(op, WRN_SCALE, op.k) + k);
+        shift = load(norm_row(op, WRN_SHIFT, op.k) + k);
+        mean = load(norm_row(op, WRN_MEAN, op.k) + k);
+      }
       vec out[kTile][kTile];
       Scheme::output(m + k - from, stride, out);
       float* y = op.y + offset + k;
       const float* res = op.res ? op.res + offset + k : nullptr;
-      const float* next = (res ? res : y) + kTile * kp;
+      const float* z = kEnd == WRN_SLOPED ? op.z + offset + k : nullptr;
+      const float* next = (z ? z : res ? res : y) + kTile * kp;
+      if (kTile == 4) {
 #pragma GCC unroll 4
-      for (Index i = 0; i < kTile; i++)
+        for (Index i = 0; i < kTile; i++)
 #pragma GCC unroll 4
-        for (Index j = 0; j < kTile; j++) __builtin_prefetch(next + i * row + j * kp, 1);
+          for (Index j = 0; j < kTile; j++) __builtin_prefetch(next + i * row + j * kp, 1);
+      }
       const auto finish = [&](Index i, Index j) {
-        // What overflowed in the transforms may be -∞ where the convolution is not, and a ReLU would make a plausible 0 of
-        // it: NaN instead, which nothing hides, so that the caller sees it in the logits and takes the direct way.
-        const vec sum = out[i][j] + bias;
-        vec v = finished(sum + sum * 0.f, op.act_out, slope);
-        if (res) v += load(res + i * row + j * kp);
-        store(y + i * row + j * kp, v);
+        const Index at = i * row + j * kp;
+        vec v = out[i][j] + bias;
+        if (kEnd == WRN_PLAIN) {
+          // What overflowed in the transforms may be -∞ where the convolution is not, and a ReLU would make a plausible 0 of
+          // it: NaN instead, which nothing hides, so that the caller sees it in the logits and takes the direct way.
+          v = finished(v + v * 0.f, op.act_out, slope);
+        }
+        if (kEnd == WRN_SUMMED && op.drop > 0) v *= kept(op, op.image * op.ho * row + offset + k + at);
+        if (res) v += load(res + at);
+        if (kEnd == WRN_SLOPED) {
+          const vec read = load(z + at);
+          v = choose(read * scale + shift > 0.f, v, slope * v);
+          sum2 += v * (read - mean);
+        }
+        if (kEnd == WRN_SUMMED) sum2 += v * v;
+        if (kEnd != WRN_PLAIN) sum1 += v;
+        store(y + at, v);
       };
-      if (rows == kTile && columns == kTile) {
+      if (whole) {
 #pragma GCC unroll 4
         for (Index i = 0; i < kTile; i++)
 #pragma GCC unroll 4
           for (Index j = 0; j < kTile; j++) finish(i, j);
       } else {
-        for (Index i = 0; i < rows; i++)
-          for (Index j = 0; j < columns; j++) finish(i, j);
+        for (Index i = top; i < bottom; i++)
+          for (Index j = left; j < right; j++) finish(i, j);
       }
+      if (kEnd != WRN_PLAIN) add_to(sums + k, sum1), add_to(sums + kp + k, sum2);
     }
   }
+}
+
+template <class Scheme>
+void transform_output(const wrn_op& op, const float* m, Index stride, Index width, Index first, Index last, Index from, Index to, double* sums) {
+  const auto f = op.end == WRN_PLAIN ? transform_output<Scheme, WRN_PLAIN> : op.end == WRN_SUMMED ? transform_output<Scheme, WRN_SUMMED> : transform_output<Scheme, WRN_SLOPED>;
+  f(op, m, stride, width, first, last, from, to, sums);
 }
 
 constexpr Index kChunk = 64;  // input channels whose filters are transformed at a time, with raw filters
@@ -205,13 +236,13 @@ WRN_INLINE void multiply_few(Index count, Index c, Index vecs, const float* v, I
 // One block of tiles through panels [first_panel, last_panel).
 template <class Scheme>
 void multiply_and_finish(const wrn_op& op, const Sizes<Scheme>& sizes, const float* v, float* m, Index first, Index last,
-                         Index first_panel, Index last_panel) {
+                         Index first_panel, Index last_panel, double* sums) {
   constexpr Index P = Scheme::kProducts;
   const Index cp = padded(op.c), c = op.c, kp = padded(op.k), count = last - first;
   const bool stream = c * kp >= 200 * 200;  // 6 MB of filters: they come from the third cache, or from memory
   for (Index from = first_panel; from < last_panel; from += sizes.panels) {
     const Index to = std::min(from + sizes.panels, last_panel), width = std::min(to * kPanel, kp) - from * kPanel;
-    if (op.raw_filters) {
+    if (Scheme::kTaps == 9 && op.raw_filters) {
       for (Index p = from; p < to; p++) {
         const float* raw = op.weight + p * kPanel * c * 9;
         float *u = m + P * sizes.m_stride, *out = m + (p - from) * kPanel;
@@ -231,7 +262,7 @@ void multiply_and_finish(const wrn_op& op, const Sizes<Scheme>& sizes, const flo
           else multiply_panel<1>(count, c, v + f * sizes.v_stride, cp, u, out, width, false, stream);
         }
     }
-    transform_output<Scheme>(op, m, sizes.m_stride, width, first, last, from * kPanel, from * kPanel + width);
+    transform_output<Scheme>(op, m, sizes.m_stride, width, first, last, from * kPanel, from * kPanel + width, sums);
   }
 }
 
@@ -239,6 +270,7 @@ template <class Scheme>
 struct Winograd {
   static void run(const wrn_op& op, const Work& work) {
     const Sizes<Scheme> sizes(op);
+    double* sums = own_sums(op, work, op.k);
     const Index tiles = Tiles<Scheme>(op).count, panels = num_panels(op.k), cp = padded(op.c);
     if (op.share) {
       float *v = work.shared, *m = work.mine;
@@ -248,7 +280,7 @@ struct Winograd {
         const Share part(last - first, work.member), mine(panels, work.member);
         transform_input<Scheme>(op, v + part.first * cp, sizes.v_stride, first + part.first, first + part.last);
         work.member.wait();
-        multiply_and_finish(op, sizes, v, m, first, last, mine.first, mine.last);
+        multiply_and_finish(op, sizes, v, m, first, last, mine.first, mine.last, sums);
       }
     } else {
       float *v = work.mine, *m = work.mine + sizes.shared();
@@ -257,7 +289,7 @@ struct Winograd {
       for (Index b = 0; b < blocks; b++) {
         const Index first = part.first + count * b / blocks, last = part.first + count * (b + 1) / blocks;
         transform_input<Scheme>(op, v, sizes.v_stride, first, last);
-        multiply_and_finish(op, sizes, v, m, first, last, 0, panels);
+        multiply_and_finish(op, sizes, v, m, first, last, 0, panels, sums);
       }
     }
   }
@@ -270,31 +302,53 @@ struct Winograd {
 
   static Index packed_floats(const wrn_op& op) { return padded(op.k) * op.c * (op.raw_filters ? 9 : Scheme::kProducts); }
 
-  // weight [k][c][9], times out_scale[k] → [panel][products or 9][c][panel's channels]
+  // weight [k][c][taps], times out_scale[k] → [panel][products or taps][c][panel's channels]. Transposed: [c][k][taps],
+  // the taps in reverse.
   static void pack(const wrn_op& op, const float* weight, const float* out_scale, float* packed, const wrn::Member& member) {
+    constexpr Index kTaps = Scheme::kTaps, kRun = 16;  // input channels at a time: what is read lies side by side
     const Index kp = padded(op.k);
     const Share panels(num_panels(op.k), member);
+    float g[kRun][kTaps * kPanel];
     for (Index p = panels.first; p < panels.last; p++) {
-      const Index width = std::min(kPanel, kp - p * kPanel);
-      for (Index c = 0; c < op.c; c++) {
-        float g[9 * kPanel] = {};
-        for (Index k = 0; k < std::min(width, op.k - p * kPanel); k++) {
-          const Index out = p * kPanel + k;
-          for (int i = 0; i < 9; i++) g[i * width + k] = weight[(out * op.c + c) * 9 + i] * (out_scale ? out_scale[out] : 1.f);
+      const Index width = std::min(kPanel, kp - p * kPanel), there = std::min(width, op.k - p * kPanel);
+      for (Index from = 0; from < op.c; from += kRun) {
+        const Index run = std::min(kRun, op.c - from);
+        if (there < width) memset(g, 0, sizeof g);
+        if (op.transposed) {
+          for (Index c = 0; c < run; c++) {
+            const float* in = weight + ((from + c) * op.k + p * kPanel) * kTaps;
+            for (Index k = 0; k < there; k++)
+              for (Index t = 0; t < kTaps; t++) g[c][(kTaps - 1 - t) * width + k] = *in++;
+          }
+        } else {
+          for (Index k = 0; k < there; k++) {
+            const float* in = weight + ((p * kPanel + k) * op.c + from) * kTaps;
+            const float scale = out_scale ? out_scale[p * kPanel + k] : 1.f;
+            for (Index c = 0; c < run; c++)
+              for (Index t = 0; t < kTaps; t++) g[c][t * width + k] = *in++ * scale;
+          }
         }
-        if (op.raw_filters) memcpy(packed + (p * kPanel * op.c + c * width) * 9, g, 9 * width * sizeof(float));
-        else
-          for (Index v = 0; v < width; v += kLanes)
-            Scheme::filter(g + v, width, packed + p * kPanel * op.c * Scheme::kProducts + c * width + v, op.c * width);
+        for (Index c = 0; c < run; c++) {
+          if (op.raw_filters) {
+            memcpy(packed + (p * kPanel * op.c + (from + c) * width) * kTaps, g[c], kTaps * width * sizeof(float));
+            continue;
+          }
+          float* to = packed + p * kPanel * op.c * Scheme::kProducts + (from + c) * width;
+          for (Index v = 0; v < width; v += kLanes) Scheme::filter(g[c] + v, width, to + v, op.c * width);
+        }
       }
     }
   }
 };
 
-// `call` with the scheme of `op`: its tile and stride.
+// `call` with the scheme of `op`.
 template <class Call>
 WRN_INLINE auto with_scheme(const wrn_op& op, const Call& call) {
-  if (op.stride == 2) return call(Winograd<Stride2>());
+  if (op.size == 1) {
+    if (op.stride == 1) return call(Winograd<Point<1>>());
+    return op.transposed ? call(Winograd<PointUp>()) : call(Winograd<Point<2>>());
+  }
+  if (op.stride == 2) return op.transposed ? call(Winograd<Up2>()) : call(Winograd<Stride2>());
   return op.tile == 4 ? call(Winograd<Stride1<4>>()) : call(Winograd<Stride1<2>>());
 }
 

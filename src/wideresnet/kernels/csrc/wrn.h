@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-enum { WRN_ABI = 2 };  // raised whenever wrn_op or a meaning changes: the Python side refuses another
+enum { WRN_ABI = 3 };  // raised whenever wrn_op or a meaning changes: the Python side refuses another
 
 enum wrn_kind {
   WRN_STEM = 0,      // NCHW input → NHWC: 3×3 convolution of few channels
@@ -21,6 +21,28 @@ enum wrn_kind {
   WRN_ACTIVATE = 3,  // y = act_in(x · scale + shift), elementwise
   WRN_POOL_PAD = 4,  // average over stride×stride, further channels zero: the shortcut without parameters
   WRN_HEAD = 5,      // logits = fc(mean(act_in(x · scale + shift)))
+  // What training needs besides. z is the map that a BN read, norm that BN's rows (enum wrn_norm), sums its sums.
+  WRN_PACK = 6,           // weight, as torch has it → y, packed for the convolution whose fields these are, of kind `of`
+  WRN_NORM = 7,           // sums → norm; y [2][k]: the batch's mean and unbiased variance
+  WRN_POOL = 8,           // y [n][c], dense: the mean of act_in(x · scale + shift)
+  WRN_SLOPE = 9,          // y = x · act_in'(z · scale + shift), summed; x is a map or, `pooled`, [n][c] dense, of a mean
+  WRN_NORM_GRAD = 10,     // sums → norm's factors of WRN_UNNORM; y [2][k]: gradients of γ and β
+  WRN_UNNORM = 11,        // y = p·x + q·(z − mean) + r + res
+  WRN_WEIGHT_GRAD = 12,   // y += products of x, activated, and res, the gradient of the output, in Winograd's domain
+  WRN_WEIGHT_SUM = 13,    // x, such products → y, the gradient of the weight as torch has it
+  WRN_STEM_GRAD = 14,     // x, NCHW, and res → sums
+  WRN_POOL_PAD_GRAD = 15, // y [n][h][w][c] = x [n][ho][wo][k], each spread over what it is the average of
+  WRN_SUM = 16,           // x, summed over its pixels: the gradient of a bias
+};
+
+enum wrn_norm { WRN_SCALE = 0, WRN_SHIFT = 1, WRN_MEAN = 2, WRN_RSTD = 3, WRN_P = 4, WRN_Q = 5, WRN_R = 6, WRN_NORM_ROWS = 7 };
+enum { WRN_SUM_ROWS = 4 };  // of sums: double [threads][WRN_SUM_ROWS][padded channels]; zero before, and made zero by who reads them
+
+// What follows a convolution's sum.
+enum wrn_end {
+  WRN_PLAIN = 0,   // bias, act_out, res
+  WRN_SUMMED = 1,  // bias, dropout, res; Σy and Σy² → sums
+  WRN_SLOPED = 2,  // (conv + res) · act_in'(z · norm's scale + shift) = y; Σy and Σy·(z − mean) → sums
 };
 
 enum wrn_act { WRN_NONE = 0, WRN_RELU = 1, WRN_LEAKY = 2, WRN_SILU = 3, WRN_GELU = 4, WRN_ELU = 5, WRN_SOFTPLUS = 6, WRN_PSSILU = 7 };
@@ -45,6 +67,14 @@ typedef struct wrn_op {
   int64_t segment, group, x_step, res_step, y_step;
   const float *x, *scale, *shift, *weight, *bias, *res;
   float* y;
+  // Training
+  int32_t of, end, transposed, pooled;  // transposed: the gradient of the input, by weights that are turned round
+  float drop, eps;         // probability of dropout's zeros, 0 for none; of WRN_NORM
+  int64_t seed, image;     // of dropout; the group's first image, set by wrn_run
+  int64_t out_top, out_left, z_step;  // outputs of the first tile that lie outside
+  const float* z;
+  float* norm;
+  double* sums;
 } wrn_op;
 
 int wrn_abi(void);
