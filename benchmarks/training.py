@@ -64,7 +64,8 @@ def measure(row: Row, hopeless: Mapping[str, str]) -> Measured:
     sgd = fastest_sgd(network(row.network))
     with runtime.memory_kept():  # as `wrn train` does; faster for all
         steps, seconds, timings = tried(row, sgd, hopeless)
-        for name, values in alternate({name: steps[name] for name in finalists(seconds)}).items():
+        steps = {name: steps[name] for name in finalists(seconds)}  # the others' memory is free
+        for name, values in alternate(steps).items():
             seconds[name] += values
     peaks.append(sgemm_gflops(row.threads))
     for name, values in seconds.items():

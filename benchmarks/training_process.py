@@ -17,7 +17,7 @@ MEMORY_ROWS = tuple((name, batch) for name in ("wrn_16_2", "wrn_16_4", "wrn_28_1
 PROCESSES_ROWS = (("wrn_16_2", 128), ("wrn_16_4", 128))
 ENGINES = ("torch", "ours")
 ROUNDS, SECONDS = 3, 5.0  # of each way to use the cores; of steps in each
-KINDS = ((1, 2), (2, 1))  # processes, threads of each
+KINDS = {"one process, two threads": (1, 2), "two processes, a thread each": (2, 1)}  # processes, threads of each
 
 
 def memory() -> None:
@@ -64,14 +64,14 @@ def measure_memory(engine: str, name: str, batch: int) -> None:
 
 def processes() -> None:
     """Prints the Markdown rows of docs/numbers.md: images/s of ours, the same batch in all, ways alternating."""
-    heads = [f"{processes} process{'es' * (processes > 1)} × {threads} threads" for processes, threads in KINDS]
-    print(f"| network | batch | {' | '.join(heads)} | ratio |\n|{' --- |' * (3 + len(KINDS))}")
+    print(f"images/s, best (median) of {ROUNDS} starts, the median step of each")
+    print(f"| network | batch | {' | '.join(KINDS)} | ratio |\n|{' --- |' * (3 + len(KINDS))}")
     for network, batch in PROCESSES_ROWS:
-        rates: dict[tuple[int, int], list[float]] = {kind: [] for kind in KINDS}
+        rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
         for number in range(ROUNDS):
-            for kind in KINDS[:: -1 if number % 2 else 1]:
-                rates[kind].append(batch / _median_step_s(network, batch, *kind))
-        best = [max(rates[kind]) for kind in KINDS]
+            for kind in list(KINDS)[:: -1 if number % 2 else 1]:
+                rates[kind].append(batch / _median_step_s(network, batch, *KINDS[kind]))
+        best = [max(values) for values in rates.values()]
         cells = [f"{max(values):,.0f} ({statistics.median(values):,.0f})" for values in rates.values()]
         print(f"| {network} | {batch} | {' | '.join(cells)} | {best[1] / best[0]:.2f} |", flush=True)
 
