@@ -53,7 +53,7 @@ sanitize: setup
 	done
 
 bench: setup
-	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/training_layouts.py
 
 notebooks: setup
 	$(BIN)/jupytext --to ipynb notebooks/*.py

@@ -24,20 +24,22 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import inference_process
 import numpy as np
 import torch
 from inference_engines import ENGINES, PEERS, Answer, accelerated, network
-from inference_table import Measured, Row, Timing, draw, tables
+from inference_table import Compared, Measured, Row, Timing, draw, tables
 
 from wideresnet.kernels import library
 from wideresnet.model import WideResNetClassifier, count_macs
+
+Done = TypeVar("Done", bound=Compared)
 
 NETWORKS = ("wrn_16_1", "wrn_16_2", "wrn_28_2", "wrn_40_2", "wrn_16_4", "wrn_16_8", "wrn_28_10")
 OTHERS = ("wrn_16_2", "wrn_16_4", "wrn_28_10")
@@ -212,14 +214,16 @@ def read(path: Path) -> list[Measured]:
     return [Measured.from_dict(json.loads(line)) for line in lines]
 
 
-def speed(out: Path, only: list[str], table: bool) -> None:
-    done = read(out)
-    unknown = [name for name in only if not any(row.fits(name) for row in ROWS)]
+def chosen(rows: Sequence[Row], only: list[str]) -> list[Row]:
+    """Those that `only` names, or all."""
+    unknown = [name for name in only if not any(row.fits(name) for row in rows)]
     if unknown:
-        raise SystemExit(f"no such row: {', '.join(unknown)}; rows are {', '.join(row.name for row in ROWS)}")
-    wanted = [] if table else [row for row in ROWS if not only or any(row.fits(name) for name in only)]
-    if missing := [name for name in PEERS if wanted and importlib.util.find_spec(name) is None]:
-        raise SystemExit(f"not installed: {', '.join(missing)}; pip install {' '.join(PEERS)}")
+        raise SystemExit(f"no such row: {', '.join(unknown)}; rows are {', '.join(row.name for row in rows)}")
+    return [row for row in rows if not only or any(row.fits(name) for name in only)]
+
+
+def one_by_one(out: Path, wanted: Sequence[Row], done: list[Done], measure: Callable[[Row], Done]) -> None:
+    """Measures what is wanted and not done, each row in a process of its own, and adds it to `out` and to `done`."""
     if wanted and any(each.machine != machine() for each in done):
         raise SystemExit(f"{out} has rows of {done[0].machine}; this is {machine()}: give another file")
     spawn = multiprocessing.get_context("spawn")
@@ -229,9 +233,17 @@ def speed(out: Path, only: list[str], table: bool) -> None:
         with ProcessPoolExecutor(1, mp_context=spawn) as pool:
             measured = pool.submit(measure, row).result()
         with out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(measured)) + "\n")
+            file.write(json.dumps(asdict(measured)) + "\n")  # type: ignore[call-overload]
         done.append(measured)
         print(f"{row.name}  {measured.ratio('min_s'):.2f}  {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def speed(out: Path, only: list[str], table: bool) -> None:
+    done = read(out)
+    wanted = [] if table else chosen(ROWS, only)
+    if missing := [name for name in PEERS if wanted and importlib.util.find_spec(name) is None]:
+        raise SystemExit(f"not installed: {', '.join(missing)}; pip install {' '.join(PEERS)}")
+    one_by_one(out, wanted, done, measure)
     done.sort(key=lambda each: ROWS.index(each.row))
     print(f"\n{tables(done)}")
     draw(done, out.with_suffix(".svg"))

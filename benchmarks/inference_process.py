@@ -35,20 +35,20 @@ def memory() -> None:
         path = Path(folder) / "model.onnx"
         export_onnx(network(NETWORK), torch.zeros(BATCH, 3, 32, 32), path)
         for engine in MEMORY:
-            got = _child("--memory", engine, str(path))[1]
+            got = child("--memory", engine, str(path))[1]
             cells = [f"{got[name] / 1e6:,.0f}" for name in ("imported", "loaded", "peak")]
             print(f"| {engine} | {' | '.join(cells)} | {(got['peak'] - got['imported']) / 1e6:,.0f} |", flush=True)
 
 
-def _child(*words: str) -> tuple[str, dict[str, Any]]:
+def child(*words: str, script: str = __file__) -> tuple[str, dict[str, Any]]:
     """What such a process writes to standard output, and the JSON in the last line to standard error."""
-    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr}")
     return done.stdout, json.loads(done.stderr.splitlines()[-1])
 
 
-def _resident(what: str) -> int:
+def resident(what: str) -> int:
     """Bytes: VmRSS now, VmHWM at most; not ru_maxrss, which is never below that of the process that started this."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition(f"{what}:")[2].split()[0]) * 1024
@@ -62,9 +62,9 @@ def measure_memory(engine: str, path: Path) -> None:
     if engine == "onnxruntime":
         import onnxruntime
 
-        imported = _reset_peak()
+        imported = reset_peak()
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        loaded = _resident("VmRSS")
+        loaded = resident("VmRSS")
         for _ in range(3):
             session.run(None, {"x": x})
     else:
@@ -72,23 +72,23 @@ def measure_memory(engine: str, path: Path) -> None:
         from inference_engines import accelerated, network
 
         torch.nn.functional.conv2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3))  # sets up what it computes with
-        imported = _reset_peak()
+        imported = reset_peak()
         model = network(NETWORK)
         if engine == "torch":
             model = model.to(memory_format=torch.channels_last)
         compute, images = accelerated(model) if engine == "ours" else model, torch.from_numpy(x)
-        loaded = _resident("VmRSS")
+        loaded = resident("VmRSS")
         with torch.inference_mode():
             for _ in range(3):
                 compute(images if engine == "ours" else images.contiguous(memory_format=torch.channels_last))
-    result = {"imported": imported, "loaded": loaded, "peak": _resident("VmHWM")}
+    result = {"imported": imported, "loaded": loaded, "peak": resident("VmHWM")}
     print(json.dumps(result), file=sys.stderr)
 
 
-def _reset_peak() -> int:
+def reset_peak() -> int:
     """From here on the peak counts; returns bytes resident now."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _resident("VmRSS")
+    return resident("VmRSS")
 
 
 def predict(words: list[str]) -> None:
@@ -115,7 +115,7 @@ def predict(words: list[str]) -> None:
         for _ in range(arguments.rounds):
             for name in PREDICT:
                 started = time.perf_counter()
-                out, said = _child("--predict", name, str(path), str(model), str(folder))
+                out, said = child("--predict", name, str(path), str(model), str(folder))
                 whole_s[name].append(time.perf_counter() - started)
                 inside_s[name].append(said["seconds"])
                 labels[name] = [row["label"] for row in csv.DictReader(out.splitlines())]

@@ -1,20 +1,33 @@
-"""What benchmarks/inference.py has measured → the tables of docs/numbers.md and the picture of README.md."""
+"""What benchmarks/inference.py has measured → the tables of docs/numbers.md and the picture of README.md.
+
+`draw` makes the picture of benchmarks/training.py too.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-COLOURS = {  # Okabe and Ito's, which the colour-blind tell apart too
-    "ours": "#d55e00",
-    "torch": "#999999",
-    "torch.compile": "#000000",
-    "ONNX Runtime": "#0072b2",
-    "OpenVINO": "#009e73",
-    "ncnn": "#cc79a7",
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How an engine is drawn."""
+
+    colour: str
+    marker: str
+    filled: bool = True
+
+
+MARKS = {  # Okabe and Ito's colours, which the colour-blind tell apart too
+    "ours": Mark("#d55e00", "o"),
+    "torch": Mark("#999999", "s"),
+    "torch.compile": Mark("#000000", "D"),
+    "ONNX Runtime": Mark("#0072b2", "^"),
+    "OpenVINO": Mark("#009e73", "v"),
+    "ncnn": Mark("#cc79a7", "P"),
 }
-MARKERS = {"ours": "o", "torch": "s", "torch.compile": "D", "ONNX Runtime": "^", "OpenVINO": "v", "ncnn": "P"}
+SAYS = "images/s, the best of the other engines = 1 (two threads, 32×32, float32)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +45,20 @@ class Row:
 
     def fits(self, pattern: str) -> bool:
         return f"{self.name}:".startswith(f"{pattern}:")
+
+
+class Compared(Protocol):
+    """A row that has been measured: inference or training."""
+
+    @property
+    def row(self) -> Row: ...
+    @property
+    def machine(self) -> str: ...
+    @property
+    def sgemm_gflops(self) -> Mapping[str, float]: ...
+    def images_per_s(self, engine: str, of: Literal["min_s", "median_s"]) -> float: ...
+    def best_peer(self, of: Literal["min_s", "median_s"]) -> float: ...
+    def ratio(self, of: Literal["min_s", "median_s"]) -> float: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +111,10 @@ class Measured:
 
 def tables(measured: Sequence[Measured]) -> str:
     """The main table, the second one, and what it takes to read them."""
-    peaks = _peaks(measured)
+    peaks = sgemm_peaks(measured)
     main = [each for each in measured if each.row.pixels == 32 and each.row.threads == 2]
     parts = [_table(part, peaks) for part in (main, [each for each in measured if each not in main]) if part]
-    errors = {name: max((each.engines[name].error or 0 for each in measured), default=0) for name in COLOURS}
+    errors = {name: max((each.engines[name].error or 0 for each in measured), default=0) for name in MARKS}
     says = [f"Largest error: {', '.join(f'{name} {error:.1e}' for name, error in errors.items())}."]
     for threads, (gflops, way) in sorted(peaks.items(), reverse=True):
         says.append(f"sgemm with {threads} thread{'s' * (threads > 1)}: at most {gflops:.0f} GFLOP/s ({way}).")
@@ -100,7 +127,7 @@ def tables(measured: Sequence[Measured]) -> str:
     return "\n\n".join([*parts, "\n".join(says)])
 
 
-def _peaks(measured: Sequence[Measured]) -> dict[int, tuple[float, str]]:
+def sgemm_peaks(measured: Sequence[Compared]) -> dict[int, tuple[float, str]]:
     """The best sgemm that was seen anywhere with so many threads, and whose."""
     peaks: dict[int, tuple[float, str]] = {}
     for each in measured:
@@ -111,16 +138,16 @@ def _peaks(measured: Sequence[Measured]) -> dict[int, tuple[float, str]]:
 
 def _table(measured: Sequence[Measured], peaks: Mapping[int, tuple[float, str]]) -> str:
     """Images/s by each engine's fastest call; in brackets what the medians say."""
-    fields = ["network", "batch, size, threads", *COLOURS, "ours / best peer", "of sgemm: direct, true"]
+    fields = ["network", "batch, size, threads", *MARKS, "ours / best peer", "of sgemm: direct, true"]
     lines = [f"| {' | '.join(fields)} |", f"|{' --- |' * len(fields)}"]
     for each in measured:
         row, peak = each.row, peaks[each.row.threads][0] * 1e9
-        rates = [each.images_per_s(name, "min_s") for name in COLOURS]
+        rates = [each.images_per_s(name, "min_s") for name in MARKS]
         shares = [2 * macs * each.images_per_s("ours", "min_s") / peak for macs in (each.macs, each.true_macs)]
         cells = [
             row.network.upper().replace("_", "-"),
             f"{row.batch}, {row.pixels}, {row.threads}",
-            *("–" if math.isnan(rate) else f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}" for rate in rates),
+            *map(rate_cell, rates),
             f"**{each.ratio('min_s'):.2f}** ({each.ratio('median_s'):.2f})",
             ", ".join(f"{100 * share:.0f} %" for share in shares),
         ]
@@ -128,12 +155,27 @@ def _table(measured: Sequence[Measured], peaks: Mapping[int, tuple[float, str]])
     return "\n".join(lines)
 
 
-def draw(measured: Sequence[Measured], path: Path) -> None:
-    """The main table as dots: images/s of each engine, the best peer's being 1."""
+def rate_cell(images_per_s: float) -> str:
+    if math.isnan(images_per_s):
+        return "–"
+    return f"{images_per_s:,.0f}" if images_per_s >= 100 else f"{images_per_s:.1f}"
+
+
+def draw(
+    measured: Sequence[Compared],
+    path: Path,
+    *,
+    marks: Mapping[str, Mark] = MARKS,
+    says: str = SAYS,
+    salt: str = "inference",
+    inches: float = 3.2,
+) -> None:
+    """The rows of 32×32 and two threads as dots: images/s of each engine, the best peer's being 1. Other ids within the
+    file with another `salt`; `inches`: the width of the panel of a batch size."""
     import matplotlib as mpl
 
     mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "inference"  # the same figures, the same file
+    mpl.rcParams["svg.hashsalt"] = salt  # the same figures, the same file
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
 
@@ -143,15 +185,22 @@ def draw(measured: Sequence[Measured], path: Path) -> None:
     names = list(dict.fromkeys(each.row.network for each in main))
     batches = sorted({each.row.batch for each in main})
     figure, panels = plt.subplots(
-        1, len(batches), figsize=(3.2 * len(batches), 1.5 + 0.4 * len(names)), sharex=True, sharey=True, squeeze=False
+        1,
+        len(batches),
+        figsize=(inches * len(batches), 1.5 + 0.4 * len(names)),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
     )
     for panel, batch in zip(panels[0], batches, strict=True):
         for each in (each for each in main if each.row.batch == batch):
             y, best = names.index(each.row.network), each.best_peer("min_s")
-            panel.plot([1, each.ratio("min_s")], [y, y], color=COLOURS["ours"], linewidth=2, alpha=0.4, zorder=1)
-            for name, colour in COLOURS.items():
+            panel.plot([1, each.ratio("min_s")], [y, y], color=marks["ours"].colour, linewidth=2, alpha=0.4, zorder=1)
+            for name, mark in marks.items():
                 x = each.images_per_s(name, "min_s") / best
-                panel.plot(x, y, MARKERS[name], color=colour, markersize=8 if name == "ours" else 5, zorder=2)
+                inside = None if mark.filled else "white"
+                size = 8 if name == "ours" else 5
+                panel.plot(x, y, mark.marker, color=mark.colour, mfc=inside, markersize=size, zorder=2)
             panel.annotate(
                 f"{each.ratio('min_s'):.1f}×", (each.ratio("min_s"), y), (7, -3.5), textcoords="offset points"
             )
@@ -162,9 +211,13 @@ def draw(measured: Sequence[Measured], path: Path) -> None:
     panels[0][0].set_yticks(range(len(names)), [name.upper().replace("_", "-") for name in names])
     panels[0][0].set_ylim(len(names) - 0.5, -0.5)
     panels[0][0].set_xlim(0, 1.2 * max(1.0, *(each.ratio("min_s") for each in main)))
-    figure.supxlabel("images/s, the best of the other engines = 1 (two threads, 32×32, float32)", fontsize=9)
-    dots = [Line2D([], [], linestyle="", marker=MARKERS[name], color=colour) for name, colour in COLOURS.items()]
-    figure.legend(dots, list(COLOURS), loc="upper center", ncols=len(COLOURS), frameon=False, fontsize=9)
-    figure.tight_layout(rect=(0, 0, 1, 0.94))
+    figure.supxlabel(says, fontsize=9)
+    dots = [
+        Line2D([], [], linestyle="", marker=mark.marker, color=mark.colour, mfc=None if mark.filled else "white")
+        for mark in marks.values()
+    ]
+    columns = min(len(marks), 2 * len(batches))
+    figure.legend(dots, list(marks), loc="upper center", ncols=columns, frameon=False, fontsize=9)
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.06 * math.ceil(len(marks) / columns)))
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
