@@ -286,21 +286,16 @@ def choose_trained(shape: Mapping[str, int], images: int, *, threads: int) -> di
     fields of its wrn_op."""
     if shape["size"] == 1:
         return {"split": max(1, 4 * threads // images), "block_tiles": 256, "block_panels": 99}
-    strided, in_ch = shape["stride"] == 2, shape["c"]
-    share = (81 if strided else 36) * in_ch * shape["k"] * 4 > 16e6
-    return {
-        "share": int(share),
-        "block_tiles": 128 if share else 28,
-        "block_panels": 1 if share or strided else 2 if in_ch < 128 else 99,
-    }
+    filters = (81 if shape["stride"] == 2 else 36) * shape["c"] * shape["k"] * 4  # bytes
+    return {"block_tiles": 64, "block_panels": 1 if filters > 16e6 else 2}
 
 
 def choose_weight_gradient(shape: Mapping[str, int]) -> dict[str, int]:
     """Blocks of the products that a weight's gradient is summed from; small sums are each thread's own."""
     if shape["size"] == 1:
         return {"share": 0, "block_tiles": 256}
-    share = (81 if shape["stride"] == 2 else 36) * shape["c"] * shape["k"] * 4 > 800e3
-    return {"share": int(share), "block_tiles": 128 if share else 32}
+    share = (81 if shape["stride"] == 2 else 36) * shape["c"] * shape["k"] * 4 > 4e6
+    return {"share": int(share), "block_tiles": 512 if share else 64}
 
 
 def group(images: int, pixels: int, channels: int, *, threads: int) -> int:

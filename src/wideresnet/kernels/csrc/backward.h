@@ -208,7 +208,9 @@ struct WeightGrad {
         v_stride(frequency_stride(tiles * padded(op.c))),
         d_stride(frequency_stride(tiles * padded(op.k))) {}
 
-  static Index sums(const wrn_op& op) { return P * op.c * padded(op.k); }
+  // Floats from one frequency's sums to the next, and of all.
+  static Index sums_stride(const wrn_op& op) { return filter_stride(op.c * padded(op.k)); }
+  static Index sums(const wrn_op& op) { return P * sums_stride(op); }
 
   static void memory(const wrn_op& op, Index& shared, Index& own) {
     const WeightGrad sizes(op);
@@ -248,7 +250,7 @@ struct WeightGrad {
     const Index panels = num_panels(op.k), kp = padded(op.k), cp = padded(op.c);
     for (Index piece = first; piece < last; piece++) {
       const Index f = piece / panels, p = piece % panels;
-      float* to = sum + (f * kp + p * kPanel) * op.c;
+      float* to = sum + f * sums_stride(op) + p * kPanel * op.c;
       const float *a = v + f * v_stride, *b = d + f * d_stride + p * kPanel * tiles;
       if (kp - p * kPanel >= kPanel) multiply_across<2>(op.c, count, a, cp, b, to, 2 * kLanes, add);
       else multiply_across<1>(op.c, count, a, cp, b, to, kLanes, add);
@@ -295,7 +297,8 @@ struct WeightGrad {
       for (Index k = 0; k < width; k += kLanes) {
         for (Index c = 0; c < run; c++) {
           const float* u = op.x + p * kPanel * op.c + (from + c) * width + k;
-          Index stride = kp * op.c;
+          for (Index f = 0; f < P; f++) __builtin_prefetch(u + 4 * width + f * sums_stride(op));
+          Index stride = sums_stride(op);
           if (all > 1) {
             for (Index f = 0; f < P; f++) {
               vec total = load(u + f * stride);

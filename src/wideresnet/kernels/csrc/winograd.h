@@ -137,6 +137,13 @@ void transform_output(const wrn_op& op, const float* m, Index stride, Index widt
   f(op, m, stride, width, first, last, from, to, sums);
 }
 
+// Floats from one frequency of a panel's filters to the next: a line more, for the reason of frequency_stride.
+WRN_INLINE Index filter_stride(Index floats) { return floats + 16; }
+template <class Scheme>
+WRN_INLINE Index panel_floats(const wrn_op& op) {
+  return op.raw_filters ? Scheme::kTaps * op.c * kPanel : Scheme::kProducts * filter_stride(op.c * kPanel);
+}
+
 constexpr Index kChunk = 64;  // input channels whose filters are transformed at a time, with raw filters
 
 template <class Scheme>
@@ -244,7 +251,7 @@ void multiply_and_finish(const wrn_op& op, const Sizes<Scheme>& sizes, const flo
     const Index to = std::min(from + sizes.panels, last_panel), width = std::min(to * kPanel, kp) - from * kPanel;
     if (Scheme::kTaps == 9 && op.raw_filters) {
       for (Index p = from; p < to; p++) {
-        const float* raw = op.weight + p * kPanel * c * 9;
+        const float* raw = op.weight + p * panel_floats<Scheme>(op);
         float *u = m + P * sizes.m_stride, *out = m + (p - from) * kPanel;
         const Index vecs = kp - p * kPanel >= kPanel ? 2 : 1;
         if (std::is_same_v<Scheme, Stride1<4>> && count <= kFew) {
@@ -256,13 +263,49 @@ void multiply_and_finish(const wrn_op& op, const Sizes<Scheme>& sizes, const flo
       for (Index f = 0; f < P; f++)
         for (Index p = from; p < to; p++) {
           const Index vecs = kp - p * kPanel >= kPanel ? 2 : 1;
-          const float* u = op.weight + p * kPanel * c * P + f * c * vecs * kLanes;
+          const float* u = op.weight + p * panel_floats<Scheme>(op) + f * filter_stride(c * vecs * kLanes);
           float* out = m + f * sizes.m_stride + (p - from) * kPanel;
           if (vecs == 2) multiply_panel<2>(count, c, v + f * sizes.v_stride, cp, u, out, width, false, stream);
           else multiply_panel<1>(count, c, v + f * sizes.v_stride, cp, u, out, width, false, stream);
         }
     }
     transform_output<Scheme>(op, m, sizes.m_stride, width, first, last, from * kPanel, from * kPanel + width, sums);
+  }
+}
+
+// Panel p of weight [k][c][taps], times out_scale[k] → [products or taps][c][panel's channels]. Transposed: [c][k][taps],
+// the taps in reverse.
+template <class Scheme>
+void pack_panel(const wrn_op& op, const float* weight, const float* out_scale, float* packed, Index p) {
+  constexpr Index kTaps = Scheme::kTaps, kRun = 16;  // input channels at a time: what is read lies side by side
+  const Index width = std::min(kPanel, padded(op.k) - p * kPanel), there = std::min(width, op.k - p * kPanel);
+  float g[kRun][kTaps * kPanel];
+  if (there < width) memset(g, 0, sizeof g);
+  for (Index from = 0; from < op.c; from += kRun) {
+    const Index run = std::min(kRun, op.c - from);
+    // What is read next comes in pieces too short for the processor to foresee.
+    if (op.transposed) {
+      for (Index c = 0; c < run; c++) {
+        const float* in = weight + ((from + c) * op.k + p * kPanel) * kTaps;
+        for (Index i = 0; i < there * kTaps; i += 16) __builtin_prefetch(in + kRun * op.k * kTaps + i);
+        for (Index k = 0; k < there; k++)
+          for (Index t = 0; t < kTaps; t++) g[c][(kTaps - 1 - t) * width + k] = *in++;
+      }
+    } else {
+      for (Index k = 0; k < there; k++) {
+        const float* in = weight + ((p * kPanel + k) * op.c + from) * kTaps;
+        for (Index i = 0; i < kRun * kTaps; i += 16) __builtin_prefetch(in + kRun * kTaps + i);
+        const float scale = out_scale ? out_scale[p * kPanel + k] : 1.f;
+        for (Index c = 0; c < run; c++)
+          for (Index t = 0; t < kTaps; t++) g[c][t * width + k] = *in++ * scale;
+      }
+    }
+    for (Index c = 0; c < run; c++) {
+      float* to = packed + (from + c) * width;
+      if (op.raw_filters) memcpy(packed + (from + c) * width * kTaps, g[c], kTaps * width * sizeof(float));
+      else
+        for (Index v = 0; v < width; v += kLanes) Scheme::filter(g[c] + v, width, to + v, filter_stride(op.c * width));
+    }
   }
 }
 
@@ -300,44 +343,12 @@ struct Winograd {
     own = op.share ? sizes.own() : sizes.shared() + sizes.own();
   }
 
-  static Index packed_floats(const wrn_op& op) { return padded(op.k) * op.c * (op.raw_filters ? 9 : Scheme::kProducts); }
+  static Index packed_floats(const wrn_op& op) { return num_panels(op.k) * panel_floats<Scheme>(op); }
 
-  // weight [k][c][taps], times out_scale[k] → [panel][products or taps][c][panel's channels]. Transposed: [c][k][taps],
-  // the taps in reverse.
   static void pack(const wrn_op& op, const float* weight, const float* out_scale, float* packed, const wrn::Member& member) {
-    constexpr Index kTaps = Scheme::kTaps, kRun = 16;  // input channels at a time: what is read lies side by side
-    const Index kp = padded(op.k);
     const Share panels(num_panels(op.k), member);
-    float g[kRun][kTaps * kPanel];
-    for (Index p = panels.first; p < panels.last; p++) {
-      const Index width = std::min(kPanel, kp - p * kPanel), there = std::min(width, op.k - p * kPanel);
-      for (Index from = 0; from < op.c; from += kRun) {
-        const Index run = std::min(kRun, op.c - from);
-        if (there < width) memset(g, 0, sizeof g);
-        if (op.transposed) {
-          for (Index c = 0; c < run; c++) {
-            const float* in = weight + ((from + c) * op.k + p * kPanel) * kTaps;
-            for (Index k = 0; k < there; k++)
-              for (Index t = 0; t < kTaps; t++) g[c][(kTaps - 1 - t) * width + k] = *in++;
-          }
-        } else {
-          for (Index k = 0; k < there; k++) {
-            const float* in = weight + ((p * kPanel + k) * op.c + from) * kTaps;
-            const float scale = out_scale ? out_scale[p * kPanel + k] : 1.f;
-            for (Index c = 0; c < run; c++)
-              for (Index t = 0; t < kTaps; t++) g[c][t * width + k] = *in++ * scale;
-          }
-        }
-        for (Index c = 0; c < run; c++) {
-          if (op.raw_filters) {
-            memcpy(packed + (p * kPanel * op.c + (from + c) * width) * kTaps, g[c], kTaps * width * sizeof(float));
-            continue;
-          }
-          float* to = packed + p * kPanel * op.c * Scheme::kProducts + (from + c) * width;
-          for (Index v = 0; v < width; v += kLanes) Scheme::filter(g[c] + v, width, to + v, op.c * width);
-        }
-      }
-    }
+    for (Index p = panels.first; p < panels.last; p++)
+      pack_panel<Scheme>(op, weight, out_scale, packed + p * panel_floats<Scheme>(op), p);
   }
 };
 
