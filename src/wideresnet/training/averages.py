@@ -37,10 +37,14 @@ def average_epochs(average: nn.Module | None, model: nn.Module, num: int) -> nn.
 
 @torch.no_grad()
 def recompute_bn(
-    model: nn.Module, batches: Iterable[Any], loss: Callable[[nn.Module, Any], Any], frozen: Collection[str] = ()
+    model: nn.Module,
+    computed: nn.Module,
+    batches: Iterable[Any],
+    loss: Callable[[nn.Module, Any], Any],
+    frozen: Collection[str] = (),
 ) -> None:
     """BN's statistics ← the mean over these batches of each one's, as torch.optim.swa_utils.update_bn has it; those of
-    the modules `frozen` stay."""
+    the modules `frozen` stay. `computed` is `model`, or computes as it does on the same buffers."""
     to_train_mode(model, frozen)
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     momenta = [layer.momentum for layer in layers]
@@ -48,7 +52,7 @@ def recompute_bn(
         layer.reset_running_stats()
         layer.momentum = None  # torch's sign for the plain mean
     for batch in batches:
-        loss(model, batch)
+        loss(computed, batch)
     model.eval()
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
