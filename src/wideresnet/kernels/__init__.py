@@ -5,5 +5,6 @@ docs/kernels.md says how it works and how exact it is.
 
 from wideresnet.kernels.accelerated import Accelerated, accelerate, why_not
 from wideresnet.kernels.library import build, isa, state
+from wideresnet.kernels.update import update
 
-__all__ = ["Accelerated", "accelerate", "build", "isa", "state", "why_not"]
+__all__ = ["Accelerated", "accelerate", "build", "isa", "state", "update", "why_not"]

@@ -7,6 +7,7 @@ import ctypes
 import functools
 import hashlib
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -34,6 +35,17 @@ class Op(ctypes.Structure):
     )
 
 
+class Row(ctypes.Structure):
+    """wrn_row of csrc/wrn.h, field by field."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("weight", "gradient", "momentum", "average")),
+        ("count", _LONG),
+        *((name, ctypes.c_float) for name in ("lr", "weight_decay", "momentum_share")),
+        ("nesterov", _INT),
+    )
+
+
 Ops: TypeAlias = "ctypes.Array[Op]"
 
 
@@ -57,6 +69,7 @@ class Library:
             "wrn_pack": (None, (ctypes.c_int, ctypes.POINTER(Op), _POINTER, _POINTER, _POINTER, ctypes.c_int)),
             "wrn_work_floats": (_LONG, (ctypes.c_int, ctypes.POINTER(Op), _LONG, ctypes.c_int)),
             "wrn_run": (None, (ctypes.c_int, ctypes.POINTER(Op), _LONG, ctypes.c_int, _POINTER)),
+            "wrn_sgd": (None, (ctypes.POINTER(Row), _LONG, ctypes.c_float, ctypes.c_int)),
         }
         for name, (result, arguments) in signatures.items():
             function = getattr(lib, name)
@@ -90,6 +103,9 @@ class Library:
 
     def run(self, isa: str, ops: Ops, threads: int, work: Tensor) -> None:
         self._lib.wrn_run(self.isas[isa], ops, len(ops), threads, work.data_ptr())
+
+    def sgd(self, rows: Sequence[Row], share: float, threads: int) -> None:
+        self._lib.wrn_sgd((Row * len(rows))(*rows), len(rows), share, threads)
 
 
 def _digest(sources: Path) -> str:

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wideresnet import engines, runtime
+from wideresnet import engines, kernels, runtime
 from wideresnet.errors import INTERRUPTED, TERMINATED, Diverged, Interrupted
 from wideresnet.processes import ALONE, World
 from wideresnet.recipes import Recipe, lr_at, momentum_begins_anew
-from wideresnet.training.averages import average_epochs, recompute_bn, update_average
+from wideresnet.training.averages import average_epochs, copy_buffers, recompute_bn, share_of, update_average
 from wideresnet.training.modes import frozen_modules, to_train_mode
 from wideresnet.training.state import (
     Begun,
@@ -168,10 +168,18 @@ def update(
         nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
+    average = state.average if recipe.ema_decay and step else None
+    if state.engine == "kernels":  # as below, in one pass over memory
+        averages = dict[Tensor, Tensor]()
+        if average is not None:
+            averages |= zip(state.model.parameters(), average.parameters(), strict=True)
+            copy_buffers(average, state.model)
+        kernels.update(state.optimizer, averages, share_of(recipe.ema_decay, step))
+        return result
     state.scaler.step(state.optimizer)  # fp16: left out where the scaled gradient is not finite, and scaled less then
     state.scaler.update()
-    if state.average is not None and recipe.ema_decay and step:
-        update_average(state.average, state.model, recipe.ema_decay, step)
+    if average is not None:
+        update_average(average, state.model, recipe.ema_decay, step)
     return result
 
 

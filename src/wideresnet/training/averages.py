@@ -10,15 +10,24 @@ from torch import nn
 from wideresnet.training.modes import to_train_mode
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """average ← d·average + (1-d)·weights after update `step` (from 1); BN's buffers are copied, not averaged.
+def share_of(decay: float, step: int) -> float:
+    """What the weights after update `step` (from 1) count in their running average: 1-d, the average so far being d.
 
     d = min(decay, (1 + step) / (10 + step)), so that the first weights are soon forgotten (TensorFlow's
     ExponentialMovingAverage, `num_updates`).
     """
-    d = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - d)
+    return 1 - min(decay, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """average ← d·average + (1-d)·weights, 1-d being `share_of`; BN's buffers are copied, not averaged."""
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share_of(decay, step))
+    copy_buffers(average, model)
+
+
+@torch.no_grad()
+def copy_buffers(average: nn.Module, model: nn.Module) -> None:
     for ours, theirs in zip(average.buffers(), model.buffers(), strict=True):
         ours.copy_(theirs)
 
