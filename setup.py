@@ -63,7 +63,7 @@ def build_library(library: Path, objects: Path) -> None:
     cxxflags, ldflags = (shlex.split(os.environ.get(name, "")) for name in ("CXXFLAGS", "LDFLAGS"))
     machine = output_of(*compiler, "-dumpmachine").partition("-")[0]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(CSRC.iterdir()))).hexdigest()[:12]
-    units = [("run", "run.cpp", f'-DWRN_SOURCES="{digest}"'), ("team", "team.cpp", "")]
+    units = [("run", "run.cpp", f'-DWRN_SOURCES="{digest}"'), ("team", "team.cpp", ""), ("update", "update.cpp", "")]
     for isa, lanes, flags in ISAS.get(machine, (SCALAR,)):
         units.append((isa, "isa.cpp", f"{flags} -DWRN_ISA={isa} -DWRN_LANES={lanes}"))
 

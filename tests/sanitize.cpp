@@ -190,9 +190,37 @@ void check_callers(int isa) {
   for (const Case& each : cases) each.check(2);
 }
 
+// One pass over rows of odd lengths, some without a gradient or an average: the same bits for any number of threads.
+void check_sgd() {
+  const int64_t counts[] = {1, 0, 17, 5000, 2048, 3};
+  std::vector<float> expected;
+  for (int threads : {1, 2, 3, 7}) {
+    std::vector<Buffer> memory;
+    std::vector<wrn_row> rows;
+    for (int64_t count : counts)
+      for (int kind = 0; kind < 4; kind++) {
+        wrn_row row = {};
+        for (int i = 0; i < 4; i++) memory.push_back(numbers(1, count, count, unsigned(kind + i)));
+        const size_t at = memory.size() - 4;
+        row.weight = memory[at].get(), row.momentum = memory[at + 1].get(), row.count = count;
+        row.gradient = kind == 1 ? nullptr : memory[at + 2].get();
+        row.average = kind == 2 ? nullptr : memory[at + 3].get();
+        row.lr = 0.1f, row.weight_decay = 0.01f, row.momentum_share = 0.9f, row.nesterov = kind == 3;
+        rows.push_back(row);
+      }
+    for (float share : {0.1f, 0.8f}) wrn_sgd(rows.data(), int64_t(rows.size()), share, threads);
+    std::vector<float> found;
+    for (size_t r = 0; r < rows.size(); r++)
+      for (int i : {0, 1, 3}) found.insert(found.end(), memory[4 * r + i].get(), memory[4 * r + i].get() + rows[r].count);
+    if (expected.empty()) expected = found;
+    if (memcmp(expected.data(), found.data(), found.size() * sizeof(float)) != 0) fail("update: other bits", wrn_op{});
+  }
+}
+
 }  // namespace
 
 int main() {
+  check_sgd();
   for (int isa = 0; isa < wrn_num_isas(); isa++) {
     if (!wrn_isa_runs(isa)) continue;
     int count = 0;

@@ -318,7 +318,7 @@ def test_a_cross_validation_of_few_labels_from_a_trained_model_is_repeated_by_it
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = dict.fromkeys(["arch", "recipe", "size", "mean", "std", "init", "labels"])
     options |= {"in_channels": 3, "fit": "crop", "seed": 0, "device": "cpu", "max_bad": 0, "folds": 3}
-    options |= {"pretrained": False, "freeze": ()}
+    options |= {"pretrained": False, "freeze": (), "engine": "auto"}
     with pytest.raises(UsageError, match="--folds 3: trained by one process alone, and these are 2"):
         plan("digits", {}, reading=Reading(), watch=runtime.QUIET, world=World(0, 2), **options)
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -1,12 +1,9 @@
 """Options act: each is given as a person gives it, and its effect is held against the definition."""
 
 import csv
-import inspect
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,11 +14,9 @@ from test_jobs import shapes
 from torch.nn import functional as F
 
 from wideresnet import data as data_room
-from wideresnet import engines, runs
+from wideresnet import runs
 from wideresnet.checkpoint import load_model
 from wideresnet.cli import run
-from wideresnet.cli.evaluating import evaluate
-from wideresnet.cli.predicting import predict
 from wideresnet.recipes import RECIPES
 
 QUICK = ("--arch", "wrn_10_1", "--labels", "12")
@@ -70,12 +65,6 @@ def test_class_weights_weigh_each_picture_in_the_loss_by_one_over_the_number_of_
     weights = torch.tensor([36 / 2 / 6, 36 / 2 / 30])[pictures.labels]  # bar, disc
     assert losses == pytest.approx([float(each.mean()), float((weights * each).mean())], rel=1e-4)
     assert abs(losses[1] / losses[0] - 1) > 0.01, "the two differ"
-
-
-@pytest.mark.parametrize("command", [evaluate, predict])
-def test_the_engines_of_a_command_are_those_of_the_package(command: Callable[..., object]) -> None:
-    offered = inspect.signature(command, eval_str=True).parameters["engine"]
-    assert get_args(offered.annotation) == get_args(engines.Name)
 
 
 def test_models_are_counted_with_the_classes_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,6 +59,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"recipe": change(RECIPES["finetune"], {"layer_decay": 0.8}), "freeze": ("stem", "stage1")},
     {"arch": "timm:resnet18", "pretrained": True, "init_digest": "d2", "recipe": RECIPES["finetune"]},
     {"folds": 5},
+    {"engine": "kernels"},
     {"labels": 40, "reading": Reading(label_column="-a b", group_column="", download=True)},
 ]
 # Of the first eight, by the version before the fields that they have at their defaults.
@@ -95,7 +96,9 @@ def test_the_command_line_reads_a_config_s_command_as_that_config(changes: dict[
     max_bad = count_or_all(got.pop("max_bad"))
     assert recipe == config.recipe
     assert max_bad == config.max_bad
-    expected = {f: getattr(config, f) for f in ("data", "arch", "size", "fit", "in_channels", "seed", "device")}
+    expected = {
+        f: getattr(config, f) for f in ("data", "arch", "size", "fit", "in_channels", "seed", "device", "engine")
+    }
     expected |= {"folds": config.folds} if config.folds else {}
     expected |= {name: getattr(config, name) for name in ("mean", "std") if getattr(config, name) is not None}
     expected |= {"track": config.track} if config.track else {}

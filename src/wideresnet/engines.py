@@ -2,19 +2,22 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from wideresnet import kernels
+from wideresnet import kernels, runtime
 from wideresnet.data import Stream
 from wideresnet.errors import UsageError, nearest
 from wideresnet.model import WideResNetClassifier
 from wideresnet.preprocess import Preprocess
+from wideresnet.recipes import Recipe
 
-Name = Literal["auto", "kernels", "torch"]
+Found = Literal["kernels", "torch"]
+Name = Literal["auto", Found]
 AT_ONCE = 256  # pictures of up to 32×32; of larger ones as few as have no more pixels, which is what memory goes by
 TTA = Literal["none", "flip"]  # test-time augmentation
 
@@ -33,19 +36,9 @@ def choose(model: nn.Module, preprocess: Preprocess, device: torch.device, engin
 
     `model` is put into eval mode and moved there. Raises UsageError if the engine asked for cannot compute it.
     """
-    if engine not in (known := get_args(Name)):
-        raise UsageError(f"--engine {engine}{nearest(engine, known)}")
-    model = to_device(model.model if isinstance(model, kernels.Accelerated) else model, device).eval()
-    name, reason = "torch", f"torch {torch.__version__} on {device.type}"
-    if engine != "torch":
-        why_not = f"they compute on a CPU, not on {device.type}" if device.type != "cpu" else kernels.why_not(model)
-        if why_not is None:
-            assert isinstance(model, WideResNetClassifier)
-            model, name, reason = kernels.Accelerated(model), "kernels", f"our kernels ({kernels.isa()}) on cpu"
-        elif engine == "kernels":
-            raise UsageError(f"--engine kernels: {why_not}; leave --engine out")
-        elif device.type == "cpu":
-            reason += f" ({why_not})"
+    model = (model.model if isinstance(model, kernels.Accelerated) else model).to(device).eval()
+    name, reason = _found(model, device, engine)
+    model = through(to_device(model, device, name), name)
     # The kernels are as fast with 64 at a time (docs/numbers.md), which take a quarter of the memory.
     share = 4 if name == "kernels" else 1
 
@@ -58,6 +51,47 @@ def choose(model: nn.Module, preprocess: Preprocess, device: torch.device, engin
         return torch.cat(parts) if parts else _answer_to_none(model, preprocess, device)
 
     return Engine(name, reason, compute)
+
+
+def for_training(model: nn.Module, recipe: Recipe, device: torch.device, engine: Name = "auto") -> tuple[Found, str]:
+    """The engine that trains `model` by `recipe`, and the reason; the rule is that of `choose`, which see.
+
+    The weights are not looked at: they may be anything, but must be there. Raises UsageError as `choose`.
+    """
+    by_torch = (
+        (recipe.precision != "fp32", f"they compute in fp32, not in {recipe.precision}"),
+        (recipe.compile, "--compile has torch compile the network"),
+    )
+    return _found(model, device, engine, next((why for wrong, why in by_torch if wrong), None))
+
+
+def _found(model: nn.Module, device: torch.device, engine: Name, unfit: str | None = None) -> tuple[Found, str]:
+    """Which engine it is, and why; `unfit`: why the kernels cannot do what is asked of them, whatever the model."""
+    if engine not in (known := get_args(Name)):
+        raise UsageError(f"--engine {engine}{nearest(engine, known)}")
+    reason = f"torch {torch.__version__} on {device.type}"
+    if engine == "torch":
+        return "torch", reason
+    if device.type != "cpu":
+        unfit = f"they compute on a CPU, not on {device.type}"
+    if (why_not := unfit or kernels.why_not(model)) is None:
+        return "kernels", f"our kernels ({kernels.isa()}) on cpu"
+    if engine == "kernels":
+        raise UsageError(f"--engine kernels: {why_not}; leave --engine out")
+    return "torch", f"{reason} ({why_not})" if device.type == "cpu" else reason
+
+
+def through(model: nn.Module, name: Found) -> nn.Module:
+    """`model`, computed by that engine: the same call, the same parameters."""
+    if name == "torch":
+        return model
+    assert isinstance(model, WideResNetClassifier)
+    return kernels.Accelerated(model)
+
+
+def threads(name: Found, num: int) -> AbstractContextManager[None]:
+    """While open, the engine computes with `num` threads."""
+    return kernels.threads(num) if name == "kernels" else runtime.threads(num)
 
 
 def _answer_to_none(model: nn.Module, preprocess: Preprocess, device: torch.device) -> Tensor:
@@ -97,7 +131,9 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
-def to_device(model: nn.Module, device: torch.device) -> nn.Module:
+def to_device(model: nn.Module, device: torch.device, name: Found) -> nn.Module:
+    """`model` itself, its weights as that engine reads them: the kernels as a network is made, [K][C][3][3]."""
     model.to(device)
-    model.to(memory_format=memory_format(device))
+    if name == "torch":
+        model.to(memory_format=memory_format(device))
     return model

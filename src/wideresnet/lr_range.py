@@ -59,7 +59,7 @@ def run(
 
     Raises Diverged if it is not finite from the first step on.
     """
-    trained = training.compiled(state.model, recipe)
+    trained = training.through(state, recipe)
     training.to_train_mode(state.model, training.frozen_modules(state.model))
     lrs = [LOWEST * (HIGHEST / LOWEST) ** (step / (NUM_STEPS - 1)) for step in range(NUM_STEPS)]
     losses, smoothed = list[float](), tuple[float, ...]()

@@ -44,7 +44,7 @@ class Config:
     device: str
     threads: int
     max_bad: int | None  # None: any number
-    engine: str
+    engine: Literal["kernels", "torch"]  # that trains
     fingerprint: str  # of the data as decoded, before it is split
     versions: Mapping[str, str]
     # From here on fields that earlier versions did not write: each has the default that those runs had.
@@ -111,7 +111,8 @@ class Config:
                 words += [f"--{option}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
         words += ["--fit", self.fit, "--in-channels", str(self.in_channels), "--seed", str(self.seed)]
         words += self.reading.words + ([] if self.labels is None else ["--labels", str(self.labels)])
-        words += ["--device", self.device, "--max-bad", "all" if self.max_bad is None else str(self.max_bad)]
+        words += ["--device", self.device, "--engine", self.engine]
+        words += ["--max-bad", "all" if self.max_bad is None else str(self.max_bad)]
         words += [] if self.init is None else ["--init", self.init]
         words += ["--pretrained"] if self.pretrained else []
         words += ["--freeze", *self.freeze] if self.freeze else []

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 ReadingOptions = Annotated[Reading, Parameter(name="*", group="Reading DATA")]
 AS_FOUND = Reading()
 
-_UNTOUCHED = {"fit": "crop", "pretrained": False, "seed": 0, "device": "auto", "max_bad": 0, "download": False}
+_UNTOUCHED = {
+    "fit": "crop",
+    "pretrained": False,
+    "seed": 0,
+    "device": "auto",
+    "engine": "auto",
+    "max_bad": 0,
+    "download": False,
+}
 
 
 def demo(*, out: Path | None = None) -> None:
@@ -59,6 +67,7 @@ def train(
     freeze: Annotated[tuple[str, ...] | None, Parameter(negative=())] = None,
     seed: int = 0,
     device: str = "auto",
+    engine: Literal["auto", "kernels", "torch"] = "auto",
     out: Path | None = None,
     time_budget: str | None = None,
     folds: int | None = None,
@@ -107,6 +116,9 @@ def train(
         All that is random follows from it.
     device
         auto, cpu, cuda or mps.
+    engine
+        What computes: kernels (our own, on a CPU, in fp32, where they were built and know the network) or torch; auto
+        takes the first of these that can.
     out
         Run folder; runs/NAME-N if not given. With --find-lr the picture; runs/NAME-lr.png if not given.
     time_budget
@@ -140,6 +152,7 @@ def train(
         "freeze": freeze,
         "seed": seed,
         "device": device,
+        "engine": engine,
         "out": out,
         "time_budget_s": None if time_budget is None else seconds(time_budget),
         "folds": folds,

@@ -14,7 +14,15 @@ from wideresnet.recipes import RecipeChanges
 if TYPE_CHECKING:
     from wideresnet.jobs import Tune
 
-_UNTOUCHED = {"fit": "crop", "pretrained": False, "seed": 0, "device": "auto", "max_bad": 0, "download": False}
+_UNTOUCHED = {
+    "fit": "crop",
+    "pretrained": False,
+    "seed": 0,
+    "device": "auto",
+    "engine": "auto",
+    "max_bad": 0,
+    "download": False,
+}
 _SHOWN = 10  # trials on the screen; all are in trials.csv
 
 
@@ -37,6 +45,7 @@ def tune(
     freeze: Annotated[tuple[str, ...] | None, Parameter(negative=())] = None,
     seed: int = 0,
     device: str = "auto",
+    engine: Literal["auto", "kernels", "torch"] = "auto",
     out: Path | None = None,
     max_bad: str = "0",
     labels: int | None = None,
@@ -84,6 +93,9 @@ def tune(
         All that is random follows from it.
     device
         auto, cpu, cuda or mps.
+    engine
+        What computes: kernels (our own, on a CPU, in fp32, where they were built and know the network) or torch; auto
+        takes the first of these that can.
     out
         Folder of the search; tunes/NAME-N if not given.
     max_bad
@@ -110,6 +122,7 @@ def tune(
         "freeze": freeze,
         "seed": seed,
         "device": device,
+        "engine": engine,
         "out": out,
         "max_bad": count_or_all(max_bad),
         "labels": labels,

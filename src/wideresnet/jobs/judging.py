@@ -126,7 +126,7 @@ def _subject(prepared: Prepared, state: training.State, card: Card, evaluation: 
             ("Model", f"{chosen}; temperature {card.temperature:.3f} from val" if "val" in parts else chosen),
             (
                 "Time",
-                f"{duration(seconds)} of training on {config.device}, threads: {config.threads}",
+                f"{duration(seconds)} on {config.device}, engine: {config.engine}, threads: {config.threads}",
             ),
             ("Data", f"{config.data}, fingerprint {config.fingerprint[:12]}"),
             ("Seed", str(config.seed)),

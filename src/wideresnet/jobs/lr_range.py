@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Unpack
 
 from wideresnet import data as data_room
-from wideresnet import files, kinds, lr_range, processes, report, runs, runtime
+from wideresnet import engines, files, kinds, lr_range, processes, report, runs, runtime
 from wideresnet.errors import UsageError
 from wideresnet.jobs import transfer
 from wideresnet.jobs.planning import plan
@@ -45,6 +45,7 @@ def find_lr(
     freeze: Sequence[str] = (),
     seed: int = 0,
     device: str = "auto",
+    engine: engines.Name = "auto",
     out: str | Path | None = None,
     max_bad: int | None = 0,
     labels: int | None = None,
@@ -83,6 +84,7 @@ def find_lr(
         freeze=freeze,
         seed=seed,
         device=device,
+        engine=engine,
         max_bad=max_bad,
         labels=labels,
         folds=None,
@@ -98,7 +100,7 @@ def find_lr(
     )
     prepared = fit_to_data(prepare(planned.config, planned.listing, watch, source=planned.source, cache=cache))
     config = prepared.config
-    with runtime.threads(config.threads), runtime.memory_kept(), data_room.workers_watched():
+    with engines.threads(config.engine, config.threads), runtime.memory_kept(), data_room.workers_watched():
         curve = lr_range.run(
             prepared.new_state(),
             prepared.batches(),

@@ -8,12 +8,12 @@ from typing import Any, Literal
 from torch import nn
 
 from wideresnet import data as data_room
-from wideresnet import kernels, networks, recipes, runs, runtime
+from wideresnet import engines, kernels, networks, recipes, runs, runtime
 from wideresnet.data import Data
 from wideresnet.errors import DataError, UsageError
 from wideresnet.jobs import transfer
 from wideresnet.jobs.transfer import Source
-from wideresnet.processes import World
+from wideresnet.processes import World, synchronise_bn
 from wideresnet.reading import Reading
 from wideresnet.recipes import Recipe, RecipeChanges
 
@@ -26,6 +26,7 @@ class Plan:
     listing: Data
     source: Source | None  # the model that training begins with
     side: int  # the pictures' median shorter side, in pixels
+    computed_by: str  # the engine, in words
 
 
 def plan(
@@ -44,6 +45,7 @@ def plan(
     freeze: Sequence[str],
     seed: int,
     device: str,
+    engine: engines.Name,
     max_bad: int | None,
     labels: int | None,
     folds: int | None,
@@ -97,7 +99,9 @@ def plan(
         raise UsageError(f"dropout_p={made.dropout_p}: is for our own blocks, {arch} has others; leave it out")
     if made.compile:
         runtime.check_compiler(torch_device)
-
+    if made.sync_bn and world.size > 1:
+        synchronise_bn(network)
+    found, computed_by = engines.for_training(network.to_empty(device="cpu"), made, torch_device, engine)
     config = runs.Config(
         data=listing.place,
         arch=arch,
@@ -111,7 +115,7 @@ def plan(
         device=str(torch_device),
         threads=runtime.threads_for(macs * made.batch_size),
         max_bad=max_bad,
-        engine="torch",
+        engine=found,
         fingerprint="",
         versions=versions(arch, str(torch_device)),
         reading=reading,
@@ -124,14 +128,30 @@ def plan(
         pretrained=pretrained,
         freeze=freeze,
     )
-    return Plan(config, listing, source, side)
+    return Plan(config, listing, source, side, computed_by)
 
 
 def versions(arch: str, device: str) -> dict[str, str]:
-    """Of all that a run's numbers depend on; of our kernels, where they judge its epochs, the build."""
+    """Of all that a run's numbers depend on; of our kernels, where they train or judge its epochs, the build."""
     known = device == "cpu" and networks.libraries.named(arch) is None
     ours = {"kernels": build} if known and (build := kernels.build()) != "none" else {}
     return runtime.versions() | networks.libraries.versions(arch) | ours
+
+
+def check_versions(folder: Path, config: runs.Config) -> None:
+    """Raises UsageError if what was begun in `folder` was begun under other versions than these."""
+    if config.engine == "kernels" and kernels.build() == "none":
+        raise UsageError(
+            f"{folder}: our kernels have trained it, and here they are {kernels.state()}. Or train anew: "
+            "--engine torch does without"
+        )
+    then, now = config.versions, versions(config.arch, config.device)
+    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+    if changed := [f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}" for name in names]:
+        raise UsageError(
+            f"{folder}: made under other versions ({', '.join(changed)}), so going on would not be bitwise the same. "
+            "Install those (without kernels: with WRN_NO_KERNELS=1), or train anew"
+        )
 
 
 def _num_train(listing: Data, *, keeps_val: bool, folds: int | None) -> int:

@@ -69,7 +69,8 @@ class Prepared:
             transfer.take_over(model, self.class_names, self.source)
         networks.freeze(model, config.freeze)
         scales = networks.lr_scales(model, recipe.layer_decay)
-        return training.start(engines.to_device(model, self.device), recipe, scales)
+        model = engines.to_device(model, self.device, config.engine)
+        return training.start(model, recipe, scales, config.engine)
 
     def batches(self) -> classification.Batches:
         config = self.config
@@ -263,7 +264,7 @@ def seconds_per_epoch(prepared: Prepared) -> float:
     """Measured on a network that is thrown away: for the time said, and for a time budget; nothing else follows it."""
     recipe = prepared.config.recipe
     state, step_loss = prepared.new_state(), prepared.loss()
-    trained = training.compiled(state.model, recipe)
+    trained = training.through(state, recipe)
     seconds = []
     started = time.perf_counter()  # before a batch is made: making it is part of the work
     for batch in islice(prepared.batches()(1), 3):

@@ -14,6 +14,7 @@ from wideresnet import (
     augment,
     checkpoint,
     classification,
+    engines,
     hub,
     kinds,
     processes,
@@ -35,7 +36,7 @@ from wideresnet.errors import (
 from wideresnet.evaluation import Evaluation
 from wideresnet.jobs import crossvalidation, transfer
 from wideresnet.jobs.judging import card, duration, judge
-from wideresnet.jobs.planning import plan, versions
+from wideresnet.jobs.planning import Plan, check_versions, plan
 from wideresnet.jobs.preparation import (
     Decoded,
     Prepared,
@@ -79,6 +80,7 @@ def train(
     freeze: Sequence[str] = (),
     seed: int = 0,
     device: str = "auto",
+    engine: engines.Name = "auto",
     out: str | Path | None = None,
     time_budget_s: float | None = None,
     folds: int | None = None,
@@ -103,8 +105,9 @@ def train(
     publishes for `arch`) gives the weights to begin with; its network, mean and std are kept, and its size if none is
     given. in_channels: 3, or `init`'s; of another number, see `transfer.with_channels`. freeze: parts of the network
     that stay as they are ("stem", "stage1"…, "backbone"), BN statistics too. labels: train on so many pictures of each
-    class, drawn by the seed. cache: where decoded pictures are kept (`data.choose`), which changes no result. The
-    columns and download: see `Reading`, and `download` fetches published weights too.
+    class, drawn by the seed. engine: what computes, "auto" the kernels where they can (`engines.for_training`). cache:
+    where decoded pictures are kept (`data.choose`), which changes no result. The columns and download: see `Reading`,
+    and `download` fetches published weights too.
     track: "tensorboard", "mlflow". `changes`: fields of the recipe. Raises DataError, UsageError (nothing is written),
     TrainingStopped or Interrupted (can be resumed).
 
@@ -143,6 +146,7 @@ def train(
             freeze=freeze,
             seed=seed,
             device=device,
+            engine=engine,
             max_bad=max_bad,
             labels=labels,
             folds=folds,
@@ -156,7 +160,7 @@ def train(
     config = crossvalidation.fit_to_folds(config, pictures) if config.folds else config
     first = dataclasses.replace(config, fold=min(config.folds, 1))
     prepared = fit_to_data(divided(first, pictures, watch, world=world))
-    with runtime.threads(config.threads), runtime.memory_kept(), data_room.workers_watched():
+    with engines.threads(config.engine, config.threads), runtime.memory_kept(), data_room.workers_watched():
         epoch_s = seconds_per_epoch(prepared) * max(config.folds, 1)
     if time_budget_s is not None:
         prepared = with_epochs(prepared, max(1, int(time_budget_s * 0.95 / epoch_s)), changes)
@@ -164,7 +168,7 @@ def train(
     folder = world.from_main(runs.create(name, None if out is None else Path(out)) if world.is_main else Path())
     if world.is_main:
         runs.write_config(folder, config)
-        _say_plan(prepared, folder, epoch_s, planned.side)
+        _say_plan(prepared, folder, epoch_s, planned)
     if config.folds:
         del prepared  # as below
         return _every_fold(config, pictures, folder, watch)
@@ -228,17 +232,6 @@ def check_same(world: processes.World, config: runs.Config, pictures: Decoded) -
         raise UsageError(f"the {world.size} processes have different options ({'; '.join(found)}); give all the same")
 
 
-def check_versions(folder: Path, config: runs.Config) -> None:
-    """Raises UsageError if what was begun in `folder` was begun under other versions than these."""
-    then, now = config.versions, versions(config.arch, config.device)
-    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
-    if changed := [f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}" for name in names]:
-        raise UsageError(
-            f"{folder}: made under other versions ({', '.join(changed)}), so going on would not be bitwise the same. "
-            "Install those (without kernels: with WRN_NO_KERNELS=1), or train anew"
-        )
-
-
 def _every_fold(config: runs.Config, pictures: Decoded, folder: Path, watch: runtime.Watch) -> Run:
     """Trains what is left of each fold in turn; then one evaluation and one report of all."""
     folds, notes = list[Run](), list[str]()
@@ -281,7 +274,7 @@ def _go_on(prepared: Prepared, folder: Path) -> Run:
     return _finish(prepared, state, folder)
 
 
-def _say_plan(prepared: Prepared, folder: Path, epoch_s: float, side: int) -> None:
+def _say_plan(prepared: Prepared, folder: Path, epoch_s: float, planned: Plan) -> None:
     config, say = prepared.config, prepared.watch.line
     counts = ", ".join(f"{len(pictures):,} {split}" for split, pictures in prepared.splits.parts.items())
     for note in prepared.notes:
@@ -292,7 +285,7 @@ def _say_plan(prepared: Prepared, folder: Path, epoch_s: float, side: int) -> No
     what += [f"augmentation: {augment.describe(recipe)}", *recipes.extras(recipe)]
     say(
         f"{config.arch} at {config.size} pixels for {counts} pictures of {len(prepared.class_names)} classes "
-        f"(about {side} pixels, {config.device}), {prepared.kept}; {prepared.splits.note}"
+        f"(about {planned.side} pixels), {prepared.kept}; {planned.computed_by}; {prepared.splits.note}"
     )
     say(
         f"recipe {recipe.name}: {recipe.epochs} epochs, batch {recipe.batch_size}, lr {recipe.lr:g}, "
@@ -368,7 +361,7 @@ def fit_prepared(
     """The loop on what was prepared, from `state` to the last epoch; errors as `training.fit`, and TrainingStopped if a
     process that reads pictures dies."""
     config, recipe, world = prepared.config, prepared.config.recipe, prepared.world
-    with data_room.workers_watched(), runtime.threads(config.threads), runtime.memory_kept():
+    with data_room.workers_watched(), engines.threads(config.engine, config.threads), runtime.memory_kept():
         training.fit(
             state,
             prepared.batches(),

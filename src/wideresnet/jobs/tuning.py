@@ -16,13 +16,13 @@ import torch
 from torch import nn
 
 from wideresnet import data as data_room
-from wideresnet import files, kinds, networks, processes, recipes, report, runs, runtime, tuning
+from wideresnet import engines, files, kinds, networks, processes, recipes, report, runs, runtime, tuning
 from wideresnet.errors import DataError, Interrupted, ModelFileError, TrainingStopped, UsageError
 from wideresnet.jobs import transfer
 from wideresnet.jobs.judging import duration
-from wideresnet.jobs.planning import plan
+from wideresnet.jobs.planning import check_versions, plan
 from wideresnet.jobs.preparation import Prepared, fit_to_data, prepare, seconds_per_epoch
-from wideresnet.jobs.training import check_versions, fit_prepared, out_of_memory, validation
+from wideresnet.jobs.training import fit_prepared, out_of_memory, validation
 from wideresnet.processes import ALONE
 from wideresnet.reading import Reading
 from wideresnet.recipes import RecipeChanges
@@ -69,6 +69,7 @@ def tune(
     freeze: Sequence[str] = (),
     seed: int = 0,
     device: str = "auto",
+    engine: engines.Name = "auto",
     out: str | Path | None = None,
     max_bad: int | None = 0,
     labels: int | None = None,
@@ -111,6 +112,7 @@ def tune(
         freeze=freeze,
         seed=seed,
         device=device,
+        engine=engine,
         max_bad=max_bad,
         labels=labels,
         folds=None,
@@ -133,7 +135,7 @@ def tune(
     if "val" not in prepared.splits.parts:
         raise DataError(f"{listing.place}: no val part to judge a trial by; leave out --select last, or make one")
     config = prepared.config
-    with runtime.threads(config.threads), runtime.memory_kept(), data_room.workers_watched():
+    with engines.threads(config.engine, config.threads), runtime.memory_kept(), data_room.workers_watched():
         epoch_s = seconds_per_epoch(prepared)
     folder = runs.create(listing.name, out, under="tunes")
     setup = _Setup(config, tuple(search), trials)

@@ -4,6 +4,7 @@ docs/kernels.md says how it works and how exact it is.
 """
 
 from wideresnet.kernels.accelerated import Accelerated, accelerate, why_not
-from wideresnet.kernels.library import build, isa, state
+from wideresnet.kernels.library import build, isa, state, threads
+from wideresnet.kernels.update import update
 
-__all__ = ["Accelerated", "accelerate", "build", "isa", "state", "why_not"]
+__all__ = ["Accelerated", "accelerate", "build", "isa", "state", "threads", "update", "why_not"]

@@ -206,7 +206,7 @@ class Accelerated(nn.Module):
 
     def _answer(self, x: Tensor) -> tuple[Tensor | None, str | None]:
         """Logits, or why the model must compute them."""
-        threads = torch.get_num_threads()
+        threads = library.num_threads()
         if self._seen is None or self._seen.changed():
             self._forget()
             self._seen = _Seen(self.model)  # first: what is changed meanwhile is noticed

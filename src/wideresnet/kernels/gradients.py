@@ -171,7 +171,7 @@ class Trainer:
 
     def _lease(self, x: Tensor, wanted: frozenset[str]) -> _Lease:
         n, _, height, width = x.shape
-        threads = torch.get_num_threads()
+        threads = library.num_threads()
         key = (n, height, width, threads, wanted, *(module.training for module in self._modal))
         program = self._programs.get(key)
         if program is None:

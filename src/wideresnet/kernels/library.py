@@ -7,6 +7,9 @@ import ctypes
 import functools
 import hashlib
 import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeAlias
 
@@ -43,7 +46,40 @@ class Op(ctypes.Structure):
     )
 
 
+class Row(ctypes.Structure):
+    """wrn_row of csrc/wrn.h, field by field."""
+
+    _fields_ = (
+        *((name, POINTER) for name in ("weight", "gradient", "momentum", "average")),
+        ("count", _LONG),
+        *((name, ctypes.c_float) for name in ("lr", "weight_decay", "momentum_share")),
+        ("nesterov", _INT),
+    )
+
+
 Ops: TypeAlias = "ctypes.Array[Op]"
+_threads: ContextVar[int | None] = ContextVar("threads", default=None)
+
+
+def num_threads() -> int:
+    """How many threads the kernels compute with: torch's number, if `threads` has not said another."""
+    return _threads.get() or torch.get_num_threads()
+
+
+@contextmanager
+def threads(num: int) -> Iterator[None]:
+    """While open, the kernels compute with `num` threads, and torch with one.
+
+    torch's threads wait for their next operation by spinning, for milliseconds: after each small operation that they
+    share, the kernels would have to share the cores with them (docs/kernels.md has what that costs).
+    """
+    torchs, before = torch.get_num_threads(), _threads.set(num)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(torchs)
+        _threads.reset(before)
 
 
 class Library:
@@ -66,6 +102,7 @@ class Library:
             "wrn_pack": (None, (ctypes.c_int, ctypes.POINTER(Op), POINTER, POINTER, POINTER, ctypes.c_int)),
             "wrn_work_floats": (_LONG, (ctypes.c_int, ctypes.POINTER(Op), _LONG, ctypes.c_int)),
             "wrn_run": (None, (ctypes.c_int, ctypes.POINTER(Op), _LONG, ctypes.c_int, POINTER)),
+            "wrn_sgd": (None, (ctypes.POINTER(Row), _LONG, ctypes.c_float, ctypes.c_int)),
         }
         for name, (result, arguments) in signatures.items():
             function = getattr(lib, name)
@@ -103,6 +140,9 @@ class Library:
 
     def run(self, isa: str, ops: Ops, threads: int, work: Tensor) -> None:
         self._lib.wrn_run(self.isas[isa], ops, len(ops), threads, work.data_ptr())
+
+    def sgd(self, rows: Sequence[Row], share: float, threads: int) -> None:
+        self._lib.wrn_sgd((Row * len(rows))(*rows), len(rows), share, threads)
 
 
 def _digest(sources: Path) -> str:

@@ -6,24 +6,32 @@ looks into (it may cut one: `len` and a slice), `loss(model, batch)` a `StepLoss
 "score", the higher the better. What is frozen the network says itself: parameters without `requires_grad`.
 """
 
-import copy
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wideresnet import runtime
+from wideresnet import engines, kernels, runtime
 from wideresnet.errors import INTERRUPTED, TERMINATED, Diverged, Interrupted
 from wideresnet.processes import ALONE, World
 from wideresnet.recipes import Recipe, lr_at, momentum_begins_anew
-from wideresnet.training.averages import average_epochs, recompute_bn, update_average
+from wideresnet.training.averages import average_epochs, copy_buffers, recompute_bn, share_of, update_average
 from wideresnet.training.modes import frozen_modules, to_train_mode
+from wideresnet.training.state import (
+    Begun,
+    State,
+    StepLoss,
+    device_of,
+    from_tensors,
+    make_optimizer,
+    start,
+    to_progress,
+    to_tensors,
+)
 
 __all__ = [
     "Begun",
@@ -39,6 +47,7 @@ __all__ = [
     "make_optimizer",
     "recompute_bn",
     "start",
+    "through",
     "to_progress",
     "to_tensors",
     "to_train_mode",
@@ -47,71 +56,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class StepLoss:
-    """The mean loss of a batch, a scalar with its gradient; how many examples; sums over them, to be averaged.
-
-    The mean is over the examples, however they weigh: of a batch computed in parts it is the parts' by their lengths.
-    """
-
-    mean: Tensor
-    num_examples: int
-    sums: Mapping[str, Tensor] = field(default_factory=dict)
-
-
 Loss = Callable[[nn.Module, Any], StepLoss]
-
-
-@dataclass(slots=True)
-class Begun:
-    """What the epoch under way has come to; between two epochs, nothing."""
-
-    steps: int = 0
-    num_examples: int = 0
-    sums: dict[str, float] = field(default_factory=dict)  # over those examples
-    seconds: float = 0.0
-
-    def count(self, mean: float, result: StepLoss) -> None:
-        """Adds a step."""
-        # Sums, not means: batches may differ in length, and a mean of means would weigh some images more.
-        self.steps += 1
-        self.num_examples += result.num_examples
-        totals: dict[str, float | Tensor] = {"loss": mean * result.num_examples, **result.sums}
-        for name, total in totals.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(total)
-
-
-@dataclass(slots=True)
-class State:
-    """All that bitwise resume needs, between two steps. `average` is None without an EMA and before SWA begins."""
-
-    model: nn.Module
-    optimizer: torch.optim.SGD
-    average: nn.Module | None
-    scaler: torch.amp.GradScaler  # of the loss in fp16; else it does nothing
-    epoch: int = 0  # epochs done
-    begun: Begun = field(default_factory=Begun)  # of the epoch after those
-    best_score: float | None = None
-    improved: int = 0  # the epoch whose score first was the best
-    rows: list[dict[str, Any]] = field(default_factory=list)  # one an epoch, as in metrics.csv
-
-    @property
-    def judged(self) -> nn.Module:
-        """What is validated and saved: the average of the weights where there is one."""
-        return self.model if self.average is None else self.average
-
-    def where(self, steps_per_epoch: int) -> str:
-        """How far the training has come, in words."""
-        if self.begun.steps:
-            return f"after step {self.begun.steps} of {steps_per_epoch} of epoch {self.epoch + 1}"
-        return f"after epoch {self.epoch}"
-
-
-def start(model: nn.Module, recipe: Recipe, lr_scales: Mapping[str, float] | None = None) -> State:
-    """`lr_scales`: parameter → what its learning rate is of the schedule's; 1 for those that are not named."""
-    average = copy.deepcopy(model).eval().requires_grad_(False) if recipe.ema_decay else None
-    scaler = torch.amp.GradScaler(_device(model).type, enabled=recipe.precision == "fp16")
-    return State(model, make_optimizer(model, recipe, lr_scales or {}), average, scaler)
 
 
 def fit(
@@ -135,7 +80,7 @@ def fit(
     Raises Diverged on a loss or weights that are not finite, Interrupted on Ctrl-C or SIGTERM: in both cases what
     `save` wrote last stands. Nothing random is left between steps: what torch draws itself (dropout) is seeded at each.
     """
-    trained = compiled(state.model, recipe)
+    trained = through(state, recipe)
     with runtime.StopSignals() as signals:
         for epoch in range(state.epoch + 1, recipe.epochs + 1):
             if recipe.early_stopping and state.epoch - state.improved >= recipe.early_stopping:
@@ -149,17 +94,14 @@ def fit(
             for batch in batches(epoch, begun.steps):
                 lr = lr_at(recipe, step, steps_per_epoch)
                 step_seed = runtime.derive_seed(seed, "step", step, *([world.rank] if world.rank else []))
-                result = update(state, trained, batch, loss, recipe, lr=lr, seed=step_seed, world=world)
                 step += 1
+                result = update(state, trained, batch, loss, recipe, lr=lr, seed=step_seed, step=step, world=world)
                 value = result.mean.item()
                 if value - value != 0:  # NaN or infinite
                     raise Diverged(
                         f"loss is {value} at step {step} (epoch {epoch}), lr {lr:.4g}; whole epochs are kept. "
                         "Try a lower --lr, or a longer --warmup-epochs"
                     )
-                if state.average is not None and recipe.ema_decay:
-                    update_average(state.average, state.model, recipe.ema_decay, step)
-
                 begun.count(value, result)
                 begun.seconds = time.perf_counter() - started
                 best = None if recipe.select == "last" else state.best_score
@@ -173,7 +115,8 @@ def fit(
             if (num_averaged := epoch - (recipe.epochs - recipe.swa_epochs)) > 0:
                 state.average = average_epochs(state.average, state.model, num_averaged)
                 torch.manual_seed(runtime.derive_seed(seed, "bn", epoch))
-                recompute_bn(state.average, batches(epoch, 0), loss, frozen_modules(state.model))
+                computed = engines.through(state.average, state.engine)
+                recompute_bn(state.average, computed, batches(epoch, 0), loss, frozen_modules(state.model))
             world.buffers_from_main(state.model, state.average)
             row: dict[str, Any] = {"epoch": epoch, "lr": lr_at(recipe, step - 1, steps_per_epoch)}
             row |= {f"train_{name}": total / begun.num_examples for name, total in begun.sums.items()}
@@ -204,11 +147,13 @@ def update(
     *,
     lr: float,
     seed: int,
+    step: int = 0,
     world: World = ALONE,
 ) -> StepLoss:
-    """One step: gradients, then SGD. Where the loss is not finite the weights stay as they are.
+    """One step: gradients, then SGD and the running average. Where the loss is not finite all stays as it is.
 
     `trained` is `state.model`, or computes as it does on the same parameters. `seed`: of what torch draws itself.
+    `step`: its number, from 1, which the average's decay goes by; 0 leaves the average alone.
     """
     torch.manual_seed(seed)
     result = gradients(trained, batch, loss, recipe, state.scaler, world=world)
@@ -223,8 +168,18 @@ def update(
         nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
     for group in state.optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
+    average = state.average if recipe.ema_decay and step else None
+    if state.engine == "kernels":  # as below, in one pass over memory
+        averages = dict[Tensor, Tensor]()
+        if average is not None:
+            averages |= zip(state.model.parameters(), average.parameters(), strict=True)
+            copy_buffers(average, state.model)
+        kernels.update(state.optimizer, averages, share_of(recipe.ema_decay, step))
+        return result
     state.scaler.step(state.optimizer)  # fp16: left out where the scaled gradient is not finite, and scaled less then
     state.scaler.update()
+    if average is not None:
+        update_average(average, state.model, recipe.ema_decay, step)
     return result
 
 
@@ -237,7 +192,7 @@ def gradients(
     Computed in `recipe.accumulate` parts, and equal to the whole batch's but for BN, which sees each part alone.
     """
     model.zero_grad(set_to_none=True)
-    device = _device(model)
+    device = device_of(model)
     dtype = torch.float16 if recipe.precision == "fp16" else torch.bfloat16
     mean, num_examples, sums = torch.zeros((), device=device), 0, dict[str, Tensor]()
     ours = 1.0 if world.size == 1 else len(batch) / world.total(len(batch))  # alone, a batch need not have a length
@@ -288,14 +243,15 @@ def moved_uphill(model: nn.Module, rho: float) -> Iterator[None]:
         torch._foreach_copy_(moved, before)
 
 
+def through(state: State, recipe: Recipe) -> nn.Module:
+    """What the steps compute with: `state.model` through its engine, or through torch.compile."""
+    return compiled(engines.through(state.model, state.engine), recipe)
+
+
 def compiled(model: nn.Module, recipe: Recipe) -> nn.Module:
     """`model` itself, or through torch.compile where the recipe says so: same parameters, `model` stays as it is."""
     # Each shape is compiled for itself: there are few of them, the whole batches and the last one.
     return torch.compile(model, dynamic=False) if recipe.compile else model  # type: ignore[return-value]
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
 
 
 def _so_far(begun: Begun, best: float | None) -> str:
@@ -315,73 +271,3 @@ def _check_finite(state: State, row: Mapping[str, float]) -> None:
 def _interrupted(number: int, where: str) -> Interrupted:
     code = INTERRUPTED if number == signal.SIGINT else TERMINATED
     return Interrupted(f"stopped {where}", code)
-
-
-def make_optimizer(
-    model: nn.Module, recipe: Recipe, lr_scales: Mapping[str, float] = MappingProxyType({})
-) -> torch.optim.SGD:
-    """SGD with the recipe's momentum; BN's scales and shifts and biases decay only if the recipe says so.
-
-    What is frozen is left out; `lr_scales` as in `start`, each in groups of its own (`lr_scale`, the highest first).
-    """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = list[dict[str, Any]]()
-    for scale in sorted({lr_scales.get(name, 1.0) for name, _ in named}, reverse=True):
-        decayed, kept = list[nn.Parameter](), list[nn.Parameter]()
-        for name, parameter in named:
-            if lr_scales.get(name, 1.0) == scale:
-                (decayed if parameter.dim() > 1 or recipe.decay_norm_and_bias else kept).append(parameter)
-        groups.append({"params": decayed, "weight_decay": recipe.weight_decay, "lr_scale": scale})
-        groups.append({"params": kept, "weight_decay": 0.0, "lr_scale": scale})
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]], lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
-    )
-
-
-def to_progress(state: State) -> dict[str, Any]:
-    """The rest of the state, as JSON."""
-    return {
-        "epoch": state.epoch,
-        "begun": asdict(state.begun),
-        "best_score": state.best_score,
-        "improved": state.improved,
-        "rows": state.rows,
-    }
-
-
-def to_tensors(state: State) -> dict[str, Tensor]:
-    """The state as tensors under stable names, for the checkpoint."""
-    tensors = {f"model/{key}": value for key, value in state.model.state_dict().items()}
-    if state.average is not None:
-        tensors |= {f"average/{key}": value for key, value in state.average.state_dict().items()}
-    for name, parameter in state.model.named_parameters():
-        if "momentum_buffer" in state.optimizer.state[parameter]:
-            tensors[f"momentum/{name}"] = state.optimizer.state[parameter]["momentum_buffer"]
-    for name, value in state.scaler.state_dict().items():  # nothing but in fp16
-        tensors[f"scaler/{name}"] = torch.tensor(value, dtype=torch.float64)
-    return tensors
-
-
-def from_tensors(state: State, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
-    """Sets a fresh `state` to what a checkpoint holds, exactly."""
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-
-    state.model.load_state_dict(part("model/"))
-    if average := part("average/"):
-        if state.average is None:
-            state.average = copy.deepcopy(state.model).eval().requires_grad_(False)
-        state.average.load_state_dict(average)
-    momentum = part("momentum/")
-    for name, parameter in state.model.named_parameters():
-        if name in momentum:
-            buffer = torch.empty_like(parameter).copy_(momentum[name])  # in the parameter's own memory format
-            state.optimizer.state[parameter]["momentum_buffer"] = buffer
-    if scaler := part("scaler/"):
-        kinds = state.scaler.state_dict()  # some are whole numbers
-        state.scaler.load_state_dict({name: type(kinds[name])(value.item()) for name, value in scaler.items()})
-    state.epoch, state.best_score = progress["epoch"], progress["best_score"]
-    state.improved = progress.get("improved", 0)  # earlier versions stopped nothing early,
-    state.begun = Begun(**progress.get("begun", {}))  # and kept whole epochs alone
-    state.rows = list(progress["rows"])

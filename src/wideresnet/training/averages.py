@@ -10,15 +10,24 @@ from torch import nn
 from wideresnet.training.modes import to_train_mode
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """average ← d·average + (1-d)·weights after update `step` (from 1); BN's buffers are copied, not averaged.
+def share_of(decay: float, step: int) -> float:
+    """What the weights after update `step` (from 1) count in their running average: 1-d, the average so far being d.
 
     d = min(decay, (1 + step) / (10 + step)), so that the first weights are soon forgotten (TensorFlow's
     ExponentialMovingAverage, `num_updates`).
     """
-    d = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - d)
+    return 1 - min(decay, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """average ← d·average + (1-d)·weights, 1-d being `share_of`; BN's buffers are copied, not averaged."""
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share_of(decay, step))
+    copy_buffers(average, model)
+
+
+@torch.no_grad()
+def copy_buffers(average: nn.Module, model: nn.Module) -> None:
     for ours, theirs in zip(average.buffers(), model.buffers(), strict=True):
         ours.copy_(theirs)
 
@@ -37,10 +46,14 @@ def average_epochs(average: nn.Module | None, model: nn.Module, num: int) -> nn.
 
 @torch.no_grad()
 def recompute_bn(
-    model: nn.Module, batches: Iterable[Any], loss: Callable[[nn.Module, Any], Any], frozen: Collection[str] = ()
+    model: nn.Module,
+    computed: nn.Module,
+    batches: Iterable[Any],
+    loss: Callable[[nn.Module, Any], Any],
+    frozen: Collection[str] = (),
 ) -> None:
     """BN's statistics ← the mean over these batches of each one's, as torch.optim.swa_utils.update_bn has it; those of
-    the modules `frozen` stay."""
+    the modules `frozen` stay. `computed` is `model`, or computes as it does on the same buffers."""
     to_train_mode(model, frozen)
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     momenta = [layer.momentum for layer in layers]
@@ -48,7 +61,7 @@ def recompute_bn(
         layer.reset_running_stats()
         layer.momentum = None  # torch's sign for the plain mean
     for batch in batches:
-        loss(model, batch)
+        loss(computed, batch)
     model.eval()
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

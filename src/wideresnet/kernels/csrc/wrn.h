@@ -97,6 +97,20 @@ int64_t wrn_work_floats(int isa, const wrn_op* ops, int64_t num_ops, int threads
 // work memory and outputs of its own, and after fork; with fewer threads where the system starts no more.
 void wrn_run(int isa, const wrn_op* ops, int64_t num_ops, int threads, float* work);
 
+// One parameter, `count` floats each. gradient null: the weight stays; average null: it has none.
+typedef struct wrn_row {
+  float* weight;
+  const float* gradient;
+  float *momentum, *average;
+  int64_t count;
+  float lr, weight_decay, momentum_share;
+  int32_t nesterov;
+} wrn_row;
+
+// g = gradient + weight_decay · weight; m = momentum_share · m + g; weight -= lr · m, or with Nesterov
+// lr · (g + momentum_share · m); then average += share · (weight - average). One pass over memory.
+void wrn_sgd(const wrn_row* rows, int64_t num_rows, float share, int threads);
+
 #ifdef __cplusplus
 }
 #endif
