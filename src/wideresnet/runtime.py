@@ -126,15 +126,6 @@ def _cgroup_limits(
                 yield limit, used - int(stat.get("inactive_file", 0))
 
 
-def threads_for(macs_per_step: int) -> int:
-    """How many threads a step of so much work is given: at most torch's own number, and half a billion MACs for each.
-
-    With less, threads wait for one another longer than they compute (a WRN-16-2 on 8×8 pixels is as fast on one core
-    as on two), and where another program takes a core, a hundred times as long.
-    """
-    return max(1, min(torch.get_num_threads(), macs_per_step // 500_000_000))
-
-
 @contextmanager
 def threads(num: int) -> Iterator[None]:
     """torch computes with `num` threads while open; then with as many as before."""

@@ -113,7 +113,7 @@ def plan(
         std=None if std is None else tuple(std),
         seed=seed,
         device=str(torch_device),
-        threads=runtime.threads_for(macs * made.batch_size),
+        threads=engines.threads_for(found, macs * made.batch_size),
         max_bad=max_bad,
         engine=found,
         fingerprint="",
