@@ -108,8 +108,9 @@ def test_the_engine_that_trains_is_said_and_kept(tmp_path: Path) -> None:
         trained[name] = load_file(tmp_path / name / "checkpoint.safetensors")
     weights = "model/backbone.stage1.0.conv1.weight"
     assert torch.equal(trained["auto"][weights], trained[AUTO][weights])
-    for other in trained.values():
-        torch.testing.assert_close(other[weights], trained["torch"][weights], rtol=0, atol=1e-2)
+    if OURS:
+        ours, torchs = trained["kernels"][weights], trained["torch"][weights]
+        assert 0 < (ours - torchs).norm() < 0.05 * torchs.norm()  # rounded otherwise, so it was they
 
 
 @pytest.mark.parametrize("engine", get_args(engines.Found))

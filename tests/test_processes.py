@@ -530,7 +530,7 @@ def test_half_an_environment_of_torchrun_is_named(monkeypatch: pytest.MonkeyPatc
 def test_batches_too_small_for_the_processes_are_refused(changes: dict[str, Any], said: str | None) -> None:
     options: dict[str, Any] = dict.fromkeys(["recipe", "mean", "std", "init", "labels", "folds"])
     options |= {"arch": "wrn_10_1", "in_channels": 3, "fit": "crop", "seed": 0, "device": "cpu", "max_bad": 0}
-    options |= {"pretrained": False, "freeze": ()}
+    options |= {"pretrained": False, "freeze": (), "engine": "auto"}
     options |= {"reading": Reading(), "watch": runtime.QUIET, "world": World(0, 3), "size": changes.pop("size", None)}
     planned = plan("digits", cast(RecipeChanges, changes), **options)
     prepared = prepare(planned.config, planned.listing, runtime.QUIET, world=World(0, 3))
