@@ -32,7 +32,8 @@ def products(op: library.Op) -> int:
     if op.kind == library.WEIGHT_GRAD:
         forward = library.Op.from_buffer_copy(op)
         forward.kind, forward.tile = library.WINOGRAD, 4
-        return op.n * (multiplications(forward) if op.size == 3 else op.c * op.k * op.ho * op.wo)
+        each = multiplications(forward) if op.size == 3 else op.c * op.k * op.ho * op.wo
+        return int(op.n * each)
     if op.kind != library.WINOGRAD:
         return 0
     if op.size == 1:
@@ -41,7 +42,7 @@ def products(op: library.Op) -> int:
     if op.transposed and op.stride == 2:
         tiles = -(-(op.ho + op.out_top) // 8) * -(-(op.wo + op.out_left) // 8)
         return int(op.n * 81 * tiles * op.c * op.k)
-    return op.n * multiplications(op)
+    return int(op.n * multiplications(op))
 
 
 def part_of(which: str, op: library.Op) -> str:
