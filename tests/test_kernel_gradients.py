@@ -22,7 +22,7 @@ from wideresnet.kernels import library
 from wideresnet.kernels.accelerated import Accelerated
 from wideresnet.model import WideResidualBlock, WideResNetClassifier
 
-# Of a tensor's largest gradient, against float64. Measured over 400 random networks: see each test. F(4×4) costs four
+# Of a tensor's largest gradient, against float64. Measured: 2e-6 to 1e-5, torch's own 1e-6 to 5e-6; F(4×4) costs four
 # times torch's own rounding.
 BOUND = 5e-5
 SIDES = (5, 17, 18, 31, 33)
@@ -206,8 +206,8 @@ def test_inference_mode_in_training_mode_goes_on_with_the_statistics() -> None:
 
 
 def test_a_variance_far_from_its_mean_is_right_and_unbiased() -> None:
-    """Σx² − (Σx)²/n: at a mean of 30 deviations 1e-3 of the variance is what three digits of float32 leave. Sums of few
-    values are float32, all others float64: measured 3e-6."""
+    """Σx² − (Σx)²/n of float32 squares loses with the square of mean / deviation: measured 4e-5 at 30, 3e-3 at 300;
+    torch 2e-7 and 1e-6. The gradients' bound is wide: torch itself has 1e-5, 2e-3."""
     model = wrn(stem="conv", conv_bias="stem", activation="silu").train()
     (conv, bias), norm = stem_of(model), norm_of(model, "stage1.0.bn1")
     x = images(3, 3, 17, 18)
