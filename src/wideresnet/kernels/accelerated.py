@@ -16,7 +16,7 @@ from wideresnet.kernels.gradients import Trainer
 from wideresnet.kernels.network import Network
 from wideresnet.model import WideResNetClassifier
 
-_ATTRIBUTES = {"activation", "eps", *(name for names in plan.FIXED.values() for name in names)}
+_ATTRIBUTES = {"activation", "eps", "p", *(name for names in plan.FIXED.values() for name in names)}
 _training, _version = operator.attrgetter("training"), operator.attrgetter("_version")
 BOUND = 1e-5  # of the logits' range: what F(4×4) may lose against a convolution without transforms
 
@@ -98,14 +98,14 @@ class _Seen:
 
     def _now(self) -> tuple[list[int], ...]:
         lengths = list(map(len, self._owners))  # something may have been added
-        return lengths, list(map(_version, self._tensors)), list(map(Tensor.data_ptr, self._tensors))
+        return lengths, list(map(_version, self._tensors)), self.places()
 
-    def changed(self) -> bool:
-        return (
-            self.parts_changed()
-            or self._state != self._now()
-            or not all(torch.equal(now, then) for now, then in self._samples)
-        )
+    def places(self) -> list[int]:
+        """Where the weights lie: `tensor.data` may be replaced, and their layout with it, without another tensor."""
+        return list(map(Tensor.data_ptr, self._tensors))
+
+    def weights_changed(self) -> bool:
+        return self._state != self._now() or not all(torch.equal(now, then) for now, then in self._samples)
 
 
 class Accelerated(nn.Module):
@@ -120,10 +120,13 @@ class Accelerated(nn.Module):
 
     def _forget(self) -> None:
         self._networks: dict[plan.Algorithm, Network] = {}
+        self._judged = False  # whether it is known what computes, `_chosen` or torch
         self._chosen: plan.Algorithm = "direct"
         self._misfit: str | None = None  # why torch computes
         self._seen: _Seen | None = None
         self._trainer: Trainer | None = None
+        self._places: list[int] | None = None  # of the weights, for which there is a trainer or a reason why not
+        self._untrained: str | None = None
         self._parts = list(self.model.modules())
         self._hooks = [
             hooks
@@ -137,7 +140,8 @@ class Accelerated(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Packed weights are not copied and not pickled: they are made anew."""
-        made = ("_lock", "_networks", "_chosen", "_misfit", "_seen", "_trainer", "_parts", "_hooks")
+        made = {"_lock", "_networks", "_judged", "_chosen", "_misfit", "_seen", "_parts", "_hooks"}
+        made |= {"_trainer", "_places", "_untrained"}
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -152,11 +156,14 @@ class Accelerated(nn.Module):
         fits = x.dim() == 4 and x.shape[1] == self.model.backbone.in_channels and x.numel() > 0
         reason = self._not_now(x) if fits else None  # of what does not fit the model has its own word
         if fits and reason is None:
-            if self._learns(x):
-                logits, reason = self._train(x)
+            seen = self._look()
+            if any(self._hooks):
+                logits, reason = None, "the model has hooks"
+            elif self._learns(x):
+                logits, reason = self._train(x, seen)
             else:
                 with self._lock, torch.no_grad():
-                    logits, reason = self._answer(x)
+                    logits, reason = self._answer(x, seen)
             if logits is not None:
                 return logits
         if reason is not None:
@@ -176,9 +183,17 @@ class Accelerated(nn.Module):
             (torch.autograd.forward_ad._current_level >= 0, "derivatives are carried forward"),
             (torch.is_autocast_enabled("cpu"), "autocast is on"),
             (torch.jit.is_tracing(), "the model is being traced"),  # type: ignore[attr-defined,no-untyped-call]
-            (any(self._hooks), "the model has hooks"),
+            (torch._C._functorch.peek_interpreter_stack() is not None, "torch.func transforms the call"),
         )
         return next((why for wrong, why in unfit if wrong), None)
+
+    def _look(self) -> _Seen:
+        """At the parts that are there now: it is they whose modes and hooks are asked for."""
+        if self._seen is None or self._seen.parts_changed():
+            with self._lock:
+                self._forget()
+                self._seen = _Seen(self.model)
+        return self._seen
 
     def _learns(self, x: Tensor) -> bool:
         """Some part is in training mode, or a gradient is wanted."""
@@ -186,31 +201,31 @@ class Accelerated(nn.Module):
             return True
         return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.model.parameters()))
 
-    def _train(self, x: Tensor) -> tuple[Tensor | None, str | None]:
+    def _train(self, x: Tensor, seen: _Seen) -> tuple[Tensor | None, str | None]:
         """Logits with what their backward pass needs, or why the model must compute them."""
         with self._lock:
-            if self._trainer is None or self._seen is None or self._seen.parts_changed():
-                self._forget()
-                self._seen = _Seen(self.model)
-                self._misfit = why_not(self.model) or _untrainable(self.model)
+            if (places := seen.places()) != self._places:
+                self._places, self._trainer = places, None
+                self._untrained = why_not(self.model) or _untrainable(self.model)
                 loaded = library.load()
-                if self._misfit is None and isinstance(loaded, library.Library):
+                if self._untrained is None and isinstance(loaded, library.Library):
                     self._trainer = Trainer(self.model, loaded, library.isa())
             if self._trainer is None:
-                return None, self._misfit
+                return None, self._untrained
             n, _, height, width = x.shape
             if n * -(-height // 4) * -(-width // 4) == 1:
                 return None, None  # one value a channel has no variance: torch's BN has its own word for that
             pooled = self._trainer(x)
         return self.model.classify(pooled), None
 
-    def _answer(self, x: Tensor) -> tuple[Tensor | None, str | None]:
+    def _answer(self, x: Tensor, seen: _Seen) -> tuple[Tensor | None, str | None]:
         """Logits, or why the model must compute them."""
         threads = library.num_threads()
-        if self._seen is None or self._seen.changed():
+        if seen.weights_changed():
             self._forget()
             self._seen = _Seen(self.model)  # first: what is changed meanwhile is noticed
-            self._misfit = why_not(self.model)
+        if not self._judged:
+            self._judged, self._misfit = True, why_not(self.model)
             if self._misfit is None:
                 self._chosen = self._within_bound(threads)
         if self._misfit is not None:

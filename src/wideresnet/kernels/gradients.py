@@ -91,9 +91,10 @@ class _Lease:
         self._arena = arena
 
     def give_back(self) -> None:
-        if self._trainer is not None:
-            self._trainer.free = sorted((*self._trainer.free, self._arena), key=_size)[-_KEPT_ARENAS:]
-            self._trainer = None
+        """Also where a graph is collected, in any thread and in the middle of anything: `append` alone is undivided."""
+        trainer, self._trainer = self._trainer, None
+        if trainer is not None and len(trainer.free) < _KEPT_ARENAS:
+            trainer.free.append(self._arena)
 
     def __del__(self) -> None:
         self.give_back()
@@ -108,7 +109,7 @@ class Trainer:
 
     def __init__(self, model: WideResNetClassifier, loaded: Library, isa: str) -> None:
         self.model = model
-        self.free: list[_Arena] = []  # that no graph needs, the largest last
+        self.free: list[_Arena] = []  # that no graph needs
         self._loaded, self._isa = loaded, isa
         self._programs: dict[tuple[Any, ...], Program] = {}
         self._modal = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.Dropout)]
@@ -180,11 +181,13 @@ class Trainer:
             passes.write(program, self.model, height, width)
             program.finish()
             self._programs[key] = program
-        if self.free and _size(self.free[-1]) >= program.floats:
-            arena = self.free.pop()
-        else:
-            self.free.clear()  # what is too small now would lie beside what is large enough
+        # Arenas come back in other threads meanwhile, but one forward pass at a time takes them.
+        there = sorted((self.free.pop() for _ in range(len(self.free))), key=_size)
+        arena = there.pop() if there and _size(there[-1]) >= program.floats else None
+        if arena is None:
+            there.clear()  # what is too small now would lie beside what is large enough
             arena = _Arena(self._loaded.alloc(program.floats))
+        self.free.extend(there)
         return _Lease(self, arena, arena.bound(key, program))
 
     def _learnt(self) -> PSSiLU | None:
@@ -219,8 +222,8 @@ class Trainer:
             mean, var, count = bn.running_mean, bn.running_var, bn.num_batches_tracked
             assert mean is not None
             assert var is not None
-            assert count is not None
-            momentum = 1 / int(count) if bn.momentum is None else bn.momentum
+            every = 0.0 if count is None else 1 / int(count)  # the mean of all batches; torch's 0 without their number
+            momentum = every if bn.momentum is None else bn.momentum
             running, batch = momenta.setdefault(momentum, ([], []))
             running += (mean, var)
             batch += statistics.unbind()
@@ -246,6 +249,12 @@ class _Backbone(torch.autograd.Function):
             raise RuntimeError(
                 "the kernels have no second derivatives (create_graph=True); take them of the model itself, without "
                 "wideresnet.accelerate, or train with --engine torch"
+            )
+        functorch = torch._C._functorch
+        if functorch.is_functorch_wrapped_tensor(gradient) or functorch.is_legacy_batchedtensor(gradient):
+            raise RuntimeError(
+                "the kernels take one gradient at a time (is_grads_batched=False, vectorize=False); take many of the "
+                "model itself, without wideresnet.accelerate"
             )
         of_input, found = ctx.trainer.end(ctx.lease.bound, x, gradient.contiguous())
         if not torch._C._autograd._get_current_graph_task_keep_graph():

@@ -81,7 +81,7 @@ void norm(const wrn_op& op, const Work& work) {
   const double count = static_cast<double>(op.n) * op.ho * op.wo;
   for (Index k = part.first; k < part.last; k++) {
     const double mean_here = taken(op, work, 0, k) / count, square = taken(op, work, 1, k) / count;
-    const double var_here = square - mean_here * mean_here > 0 || square != square ? square - mean_here * mean_here : 0;
+    const double difference = square - mean_here * mean_here, var_here = difference < 0 ? 0 : difference;  // NaN stays
     const double mean = op.x ? op.x[k] : mean_here, var = op.x ? op.res[k] : var_here;
     const double rstd = 1 / std::sqrt(var + op.eps), scale = op.weight[k] * rstd;
     norm_row(op, WRN_SCALE, op.k)[k] = static_cast<float>(scale);
