@@ -61,9 +61,9 @@ def profile(name: str, batch: int, threads: int = 2) -> str:
     bound = gradients._Bound(written, loaded.alloc(written.floats))
     x = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     pooled = torch.zeros(batch, model.backbone.out_channels)
-    weights = torch.zeros(written.num_gradients)
+    found = {each: torch.zeros(shape) for each, shape in written.gradients.items()}
     bound.run_forward(loaded, isa, x, pooled)
-    bound.run_backward(loaded, isa, x, torch.randn_like(pooled), weights)
+    bound.run_backward(loaded, isa, x, torch.randn_like(pooled), found)
     alone = [("forward", (library.Op * 1)(op)) for op in bound.forward]
     alone += [("backward", (library.Op * 1)(op)) for op in bound.backward]
     best, began = [1e9] * len(alone), time.perf_counter()

@@ -216,7 +216,11 @@ class Accelerated(nn.Module):
             if n * -(-height // 4) * -(-width // 4) == 1:
                 return None, None  # one value a channel has no variance: torch's BN has its own word for that
             pooled = self._trainer(x)
-        return self.model.classify(pooled), None
+        return (
+            (None, "values beyond what the kernels can compute")
+            if pooled is None
+            else (self.model.classify(pooled), None)
+        )
 
     def _answer(self, x: Tensor, seen: _Seen) -> tuple[Tensor | None, str | None]:
         """Logits, or why the model must compute them."""

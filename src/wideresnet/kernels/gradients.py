@@ -3,18 +3,21 @@
 The memory of a pass, its arena, goes back to be used again when its backward pass is done or its graph is dropped.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wideresnet.kernels import library, passes
-from wideresnet.kernels.library import Library
+from wideresnet.kernels.library import Library, Ops
 from wideresnet.kernels.program import Open, Program
 from wideresnet.model import PSSiLU, WideResNetClassifier
 
 _KEPT_ARENAS = 2  # that no graph needs
 _KEPT_PROGRAMS = 6  # of shapes and what is trained: whole batches, the last one, and the parts of accumulated ones
+
+_APART = 0x9E3779B97F4A7C15  # 2⁶⁴ / golden ratio, odd: seeds of dropouts far from each other (Steele, Lea & Flood 2014)
 
 
 class _Bound:
@@ -51,17 +54,26 @@ class _Bound:
 
     def run_forward(self, loaded: Library, isa: str, x: Tensor, pooled: Tensor) -> None:
         _open(self._forward_open, input=x, pooled=pooled)
-        loaded.run(isa, self.forward, self.program.threads, self.work)
+        self._run(loaded, isa, self.forward)
 
-    def run_backward(self, loaded: Library, isa: str, x: Tensor, gradient: Tensor, weights: Tensor) -> None:
-        _open(self._backward_open, input=x, gradient=gradient, weights=weights)
-        loaded.run(isa, self.backward, self.program.threads, self.work)
+    def run_backward(
+        self, loaded: Library, isa: str, x: Tensor, gradient: Tensor, parameters: dict[str, Tensor]
+    ) -> None:
+        _open(self._backward_open, input=x, gradient=gradient, **parameters)
+        self._run(loaded, isa, self.backward)
+
+    def _run(self, loaded: Library, isa: str, ops: Ops) -> None:
+        if (found := loaded.run(isa, ops, self.program.threads, self.work)) != self.program.threads:
+            raise RuntimeError(
+                f"the system started {found} of {self.program.threads} threads, and sums would be of other bits; "
+                "end other programs, or ask for fewer (torch.set_num_threads)"
+            )
 
 
 def _open(still_open: list[Open], **places: Tensor) -> None:
     addresses = {name: place.data_ptr() for name, place in places.items()}
     for op, name, given in still_open:
-        setattr(op, name, addresses[given.name] + 4 * given.offset)
+        setattr(op, name, addresses[given.name])
 
 
 class _Arena:
@@ -83,10 +95,11 @@ def _leave_room(kept: dict[tuple[Any, ...], Any]) -> None:
 
 
 class _Lease:
-    """An arena while a graph needs it."""
+    """An arena while a graph needs it, and what went through it."""
 
-    def __init__(self, trainer: "Trainer", arena: _Arena, bound: _Bound) -> None:
-        self.bound = bound
+    def __init__(self, trainer: "Trainer", arena: _Arena, bound: _Bound, x: Tensor) -> None:
+        self.bound, self.x = bound, x
+        self.pooled = x.new_empty(x.shape[0], trainer.model.backbone.out_channels)
         self._trainer: Trainer | None = trainer
         self._arena = arena
 
@@ -114,20 +127,24 @@ class Trainer:
         self._programs: dict[tuple[Any, ...], Program] = {}
         self._modal = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.Dropout)]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x float32 [N, C, H, W] → features' mean [N, channels]. Updates BN's buffers as torch does."""
+    def __call__(self, x: Tensor) -> Tensor | None:
+        """x float32 [N, C, H, W] → features' mean [N, channels]. Updates BN's buffers as torch does.
+
+        None where that is not finite: Winograd's transforms overflow some 100 times before the network does. BN's
+        buffers are then as they were.
+        """
         named = dict(self.model.backbone.named_parameters(prefix="backbone"))
-        pooled: Tensor
-        if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in named.values())):
-            pooled = _Backbone.apply(self, tuple(named), x, *named.values())
-        else:
-            lease, pooled = self.begin(x.detach().contiguous(), frozenset())
-            lease.give_back()
+        inputs, grads = {"input": x, **named}, torch.is_grad_enabled()
+        wanted = frozenset(name for name, each in inputs.items() if grads and each.requires_grad)
+        lease = self._begin(x.detach().contiguous(), wanted)
+        if lease is None or not wanted:
+            return None if lease is None else lease.pooled
+        pooled: Tensor = _Backbone.apply(self, lease, tuple(inputs), *inputs.values())
         return pooled
 
     @torch.no_grad()
-    def begin(self, x: Tensor, wanted: frozenset[str]) -> tuple[_Lease, Tensor]:
-        """The forward pass; what its backward pass needs, and its result."""
+    def _begin(self, x: Tensor, wanted: frozenset[str]) -> _Lease | None:
+        """The forward pass: its result, and what the backward pass needs."""
         lease = self._lease(x, wanted)
         bound = lease.bound
         bound.state.zero_()
@@ -139,36 +156,32 @@ class Trainer:
         if bound.dropouts:
             seed = int(torch.randint(2**62, ()))  # torch's own generator, so that its seed is what decides
             for op, number in bound.dropouts:
-                op.seed = (seed + number * 0x9E3779B97F4A7C15) % 2**63
+                op.seed = (seed + number * _APART) % 2**63
         self._set_learnt(bound)
-        pooled = x.new_empty(x.shape[0], self.model.backbone.out_channels)
-        bound.run_forward(self._loaded, self._isa, x, pooled)
+        bound.run_forward(self._loaded, self._isa, x, lease.pooled)
+        if not math.isfinite(lease.pooled.sum()):
+            return None
         self._update_buffers(bound)
-        return lease, pooled
+        return lease
 
     @torch.no_grad()
-    def end(self, bound: _Bound, x: Tensor, gradient: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """The backward pass: gradients of the input, where it is wanted, and of the parameters."""
-        program = bound.program
-        weights = gradient.new_empty(program.num_gradients)
-        bound.run_backward(self._loaded, self._isa, x, gradient, weights)
-        found = {
-            name: weights[at : at + shape.numel()].view(shape)
-            for name, (at, shape) in program.gradients.items()
-            if name in program.wanted & program.computed
-        }
+    def end(self, lease: "_Lease", gradient: Tensor) -> dict[str, Tensor]:
+        """The backward pass: the gradients of what is wanted."""
+        bound, program = lease.bound, lease.bound.program
+        found = {name: gradient.new_empty(shape) for name, shape in program.gradients.items()}
+        bound.run_backward(self._loaded, self._isa, lease.x, gradient, found)
         for conv, (_, at) in program.biases.items():
             sums = bound.sums(at, conv.out_channels)
             if (name := f"{program.names[conv]}.bias") in found:
                 found[name].copy_(sums[:, 0].sum(0))
             sums.zero_()
         self._of_learnt(bound, found)
-        of_input = None
         if "input" in program.wanted:
             stem = self.model.backbone.stem[0]
             assert isinstance(stem, nn.Conv2d)
-            of_input = nn.functional.conv_transpose2d(bound.stem_gradient.contiguous(), stem.weight, padding=1)
-        return of_input, found
+            of_stem = bound.stem_gradient.contiguous()
+            found["input"] = nn.functional.conv_transpose2d(of_stem, stem.weight, padding=1)
+        return found
 
     def _lease(self, x: Tensor, wanted: frozenset[str]) -> _Lease:
         n, _, height, width = x.shape
@@ -186,9 +199,11 @@ class Trainer:
         arena = there.pop() if there and _size(there[-1]) >= program.floats else None
         if arena is None:
             there.clear()  # what is too small now would lie beside what is large enough
-            arena = _Arena(self._loaded.alloc(program.floats))
+            with torch.inference_mode(False):  # what is made there could be written there alone
+                arena = _Arena(self._loaded.alloc(program.floats))
         self.free.extend(there)
-        return _Lease(self, arena, arena.bound(key, program))
+        with torch.inference_mode(False):
+            return _Lease(self, arena, arena.bound(key, program), x)
 
     def _learnt(self) -> PSSiLU | None:
         activation = self.model.backbone.activation
@@ -233,18 +248,16 @@ class Trainer:
 
 class _Backbone(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, trainer: Trainer, names: tuple[str, ...], x: Tensor, *parameters: Tensor) -> Tensor:
-        needed = ctx.needs_input_grad[2:]
-        wanted = frozenset(name for name, need in zip(("input", *names), needed, strict=True) if need)
-        x = x.contiguous()
-        ctx.trainer, ctx.names = trainer, names
-        ctx.lease, pooled = trainer.begin(x, wanted)
-        ctx.save_for_backward(x, *parameters)  # so that torch notices a change of theirs before the backward pass
-        return pooled
+    def forward(ctx: Any, trainer: Trainer, lease: _Lease, names: tuple[str, ...], *inputs: Tensor) -> Tensor:
+        ctx.trainer, ctx.lease, ctx.names = trainer, lease, names
+        # So that torch notices a change of theirs before the backward pass, which reads them where they are now.
+        ctx.save_for_backward(*inputs)
+        ctx.places = [each.detach() for each in inputs]
+        return lease.pooled
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, *_ = ctx.saved_tensors
+        inputs = ctx.saved_tensors
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "the kernels have no second derivatives (create_graph=True); take them of the model itself, without "
@@ -256,7 +269,10 @@ class _Backbone(torch.autograd.Function):
                 "the kernels take one gradient at a time (is_grads_batched=False, vectorize=False); take many of the "
                 "model itself, without wideresnet.accelerate"
             )
-        of_input, found = ctx.trainer.end(ctx.lease.bound, x, gradient.contiguous())
+        for name, now, then in zip(ctx.names, inputs, ctx.places, strict=True):
+            if now.data_ptr() != then.data_ptr():
+                raise RuntimeError(f"{name}'s data was replaced between the forward and the backward pass")
+        found = ctx.trainer.end(ctx.lease, gradient.contiguous())
         if not torch._C._autograd._get_current_graph_task_keep_graph():
             ctx.lease.give_back()
-        return None, None, of_input, *(found.get(name) for name in ctx.names)
+        return None, None, None, *(found.get(name) for name in ctx.names)

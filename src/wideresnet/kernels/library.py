@@ -39,10 +39,10 @@ class Op(ctypes.Structure):
         *((name, _LONG) for name in ("block_tiles", "block_panels", "split")),
         *((name, _LONG) for name in ("segment", "group", "x_step", "res_step", "y_step")),
         *((name, POINTER) for name in ("x", "scale", "shift", "weight", "bias", "res", "y")),
-        *((name, _INT) for name in ("of", "end", "transposed", "pooled")),
+        *((name, _INT) for name in ("of", "end", "transposed", "pooled", "running", "unused")),
         *((name, ctypes.c_float) for name in ("drop", "eps")),
         *((name, _LONG) for name in ("seed", "image", "out_top", "out_left", "z_step")),
-        *((name, POINTER) for name in ("z", "norm", "sums")),
+        *((name, POINTER) for name in ("z", "norm", "y2", "sums")),
     )
 
 
@@ -71,7 +71,8 @@ def threads(num: int) -> Iterator[None]:
     """While open, the kernels compute with `num` threads, and torch with one.
 
     torch's threads wait for their next operation by spinning, for milliseconds: after each small operation that they
-    share, the kernels would have to share the cores with them (docs/kernels.md has what that costs).
+    share, the kernels would have to share the cores with them (docs/kernels.md has what that costs). The number is of
+    the thread that opens it, and torch's 1 of the process: not for two threads at a time.
     """
     torchs, before = torch.get_num_threads(), _threads.set(num)
     torch.set_num_threads(1)
@@ -101,7 +102,7 @@ class Library:
             "wrn_packed_floats": (_LONG, (ctypes.c_int, ctypes.POINTER(Op))),
             "wrn_pack": (None, (ctypes.c_int, ctypes.POINTER(Op), POINTER, POINTER, POINTER, ctypes.c_int)),
             "wrn_work_floats": (_LONG, (ctypes.c_int, ctypes.POINTER(Op), _LONG, ctypes.c_int)),
-            "wrn_run": (None, (ctypes.c_int, ctypes.POINTER(Op), _LONG, ctypes.c_int, POINTER)),
+            "wrn_run": (ctypes.c_int, (ctypes.c_int, ctypes.POINTER(Op), _LONG, ctypes.c_int, POINTER)),
             "wrn_sgd": (None, (ctypes.POINTER(Row), _LONG, ctypes.c_float, ctypes.c_int)),
         }
         for name, (result, arguments) in signatures.items():
@@ -138,8 +139,9 @@ class Library:
     def work_floats(self, isa: str, ops: Ops, threads: int) -> int:
         return int(self._lib.wrn_work_floats(self.isas[isa], ops, len(ops), threads))
 
-    def run(self, isa: str, ops: Ops, threads: int, work: Tensor) -> None:
-        self._lib.wrn_run(self.isas[isa], ops, len(ops), threads, work.data_ptr())
+    def run(self, isa: str, ops: Ops, threads: int, work: Tensor) -> int:
+        """How many threads there were: fewer where the system starts no more."""
+        return int(self._lib.wrn_run(self.isas[isa], ops, len(ops), threads, work.data_ptr()))
 
     def sgd(self, rows: Sequence[Row], share: float, threads: int) -> None:
         self._lib.wrn_sgd((Row * len(rows))(*rows), len(rows), share, threads)

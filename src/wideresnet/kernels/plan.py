@@ -80,7 +80,7 @@ FIXED = {
     nn.GELU: ("approximate",),
     nn.ELU: ("alpha",),
     nn.Softplus: ("beta", "threshold"),
-    WideResidualBlock: ("shortcut", "changes", "stride", "out_ch"),
+    WideResidualBlock: ("shortcut", "changes", "stride", "out_ch", "dropout_at"),
     WideResNetClassifier: ("head",),
 }
 

@@ -19,11 +19,10 @@ _POINTERS = {each[0] for each in Op._fields_ if each[1] is library.POINTER}
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A place that is not in the arena: a call brings "input", "pooled" (the result), "gradient" (of the result) and
-    "weights" (the parameters' gradients, from `offset` on)."""
+    """A place outside the arena, which a call brings: "input"; "pooled", the result; "gradient", of the result;
+    or a parameter's name, for its gradient."""
 
     name: str
-    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +48,6 @@ class Norm:
     forward_sums: int
     backward_sums: int
     statistics: int  # mean and unbiased variance of this batch
-
-    @property
-    def of_batch(self) -> bool:
-        return self.module is not None and self.module.training
 
     def at(self, row: int) -> int:
         return self.rows + row * self.row
@@ -106,18 +101,14 @@ class Program:
         self.norms: list[Norm] = []
         self.dropouts: list[tuple[Pass, int, int]] = []  # a pass, its operation, which dropout
         self.biases: dict[nn.Conv2d, tuple[int, int]] = {}  # padded copy; sums of its gradient
-        self.gradients: dict[str, tuple[int, torch.Size]] = {}  # of parameters: from which float on, and shape
-        self.num_gradients = 0
-        self.computed: set[str] = set()  # parameters whose gradients the backward pass computes
-        for name, parameter in model.named_parameters():
-            self.gradients[name] = self.num_gradients, parameter.shape
-            self.num_gradients += parameter.numel()
+        self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        self.gradients: dict[str, torch.Size] = {}  # of the parameters whose gradients the backward pass computes
         self._loaded, self._isa, self.lanes = loaded, isa, loaded.lanes(isa)
         self._act = plan.activation(model)
         self.names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
         self._rooms: dict[str, int] = {}  # floats of what has its place at the end, the most that one operation needs
-        self.num_dropouts = self.state = self.work = self.stem_sums = 0
-        self.made = self.gradient = self.other = self.inner = 0  # rooms for any map
+        self.state = self.work = self.stem_sums = 0
+        self.activated_room = self.between_room = self.first_room = self.second_room = 0
         self.stem_gradient = Map(0, 0, 0, 0, 0)
 
     def finish(self) -> None:
@@ -172,18 +163,28 @@ class Program:
                 self.biases[conv] = self.place(self.padded(conv.out_channels)), self.sums(conv.out_channels)
         self.state = self.floats
 
-    def hold_temporaries(self, sizes: list[tuple[int, int, int]]) -> None:
-        """Rooms for the largest of these maps [h, w, c]."""
+    def hold_maps(self, sizes: list[tuple[int, int, int]]) -> None:
+        """Rooms for the largest of these maps [h, w, c], which are not kept from one pass to the other."""
         largest = max(self.n * h * w * self.padded(c) for h, w, c in sizes)
-        self.made, self.gradient, self.other, self.inner = (self.place(largest) for _ in range(4))
+        self.activated_room, self.between_room, self.first_room, self.second_room = (
+            self.place(largest) for _ in range(4)
+        )
+
+    def kept(self, h: int, w: int, c: int, room: int) -> Map:
+        """A map that the backward pass reads; without one, in this room."""
+        return self.map(h, w, c) if self.wanted else self.map(h, w, c, room)
+
+    def other_room(self, than: Map) -> int:
+        """The one of the two rooms for a block's input and sum, or their gradients, in which this map does not lie."""
+        return self.second_room if than.offset == self.first_room else self.first_room
 
     def room(self, name: str, floats: int) -> Given:
         self._rooms[name] = max(floats, self._rooms.get(name, 0))
         return Given(name)
 
     def written(self, name: str) -> Given:
-        self.computed.add(name)
-        return Given("weights", self.gradients[name][0])
+        self.gradients[name] = self.shapes[name]
+        return Given(name)
 
     # Operations
 
@@ -208,10 +209,10 @@ class Program:
         act = self._act
         return {"act_in": ACTIVATIONS.index(act.name), "alpha": act.alpha, "beta": act.beta}
 
-    def dropped(self, to: Pass, number: int | None, p: float) -> None:
-        """The operation just added drops, as the dropout of this number does in both passes."""
-        if number is not None:
-            to.steps[-1]["drop"] = p
+    def dropped(self, to: Pass, dropout: tuple[int, float] | None) -> None:
+        """The operation just added drops with this probability, as the dropout of this number does in both passes."""
+        if dropout is not None:
+            number, to.steps[-1]["drop"] = dropout
             self.dropouts.append((to, len(to.steps) - 1, number))
 
     def normalise(self, norm: Norm, x: Map) -> None:
@@ -219,7 +220,8 @@ class Program:
         bn = norm.module
         if bn is None:
             return
-        given: Fields = {"y": norm.statistics} if bn.training else {"x": bn.running_mean, "res": bn.running_var}
+        running: Fields = {"running": 1, "x": bn.running_mean, "res": bn.running_var}
+        given = {"y": norm.statistics} if bn.training else running
         self.add(
             self.forward, library.NORM, k=norm.channels, ho=x.h, wo=x.w, norm=norm.rows, sums=norm.forward_sums,
             weight=bn.weight, bias=bn.bias, eps=bn.eps, **given,
@@ -229,12 +231,11 @@ class Program:
         """x, the gradient of the normalised z, summed → y, that of z; and of γ and β."""
         bn = norm.module
         if bn is not None:
-            eval_mode: Fields = {} if bn.training else {"x": bn.running_mean}
             self.add(
                 self.backward, library.NORM_GRAD, k=norm.channels, ho=z.h, wo=z.w, norm=norm.rows,
-                sums=norm.backward_sums, y=self.written(f"{norm.name}.weight"), **eval_mode,
+                sums=norm.backward_sums, y=self.written(f"{norm.name}.weight"),
+                y2=self.written(f"{norm.name}.bias"), running=int(not bn.training),
             )  # fmt: skip
-            self.written(f"{norm.name}.bias")  # behind it
         self.add(self.backward, library.UNNORM, x=x, y=y, z=z, res=res, norm=norm.rows)
 
     def slope(self, x: Any, y: Map, z: Map, norm: Norm, *, pooled: int = 0) -> None:
@@ -264,12 +265,15 @@ class Program:
         chosen = plan.choose_trained(shape, self.n, threads=self.threads)
         self.add(to, kind, x=x, y=y, weight=packed, **shape, **chosen, **given)
 
+    def bias_gradient(self, conv: nn.Conv2d, d: Map) -> None:
+        if (name := f"{self.names[conv]}.bias") in self.wanted:
+            self.add(self.backward, library.SUM, x=d, sums=self.biases[conv][1])
+            self.written(name)
+
     def weight_gradient(self, conv: nn.Conv2d, x: Map, d: Map, loaded: Fields) -> None:
         """The gradient of conv's weight and bias, where they are wanted."""
         name, to = self.names[conv], self.backward
-        if f"{name}.bias" in self.wanted:
-            self.add(to, library.SUM, x=d, sums=self.biases[conv][1])
-            self.written(f"{name}.bias")
+        self.bias_gradient(conv, d)
         if f"{name}.weight" not in self.wanted:
             return
         size, stride = conv.kernel_size[0], conv.stride[0]
@@ -281,13 +285,13 @@ class Program:
         self.add(to, library.WEIGHT_GRAD, x=x, res=d, y=products, **shape, **loaded)
         self.add(to, library.WEIGHT_SUM, x=products, y=self.written(f"{name}.weight"), **shape)
 
-    def loaded_as(self, to: Pass, x: Map, norm: Norm, dropout: int | None = None, p: float = 0.0) -> tuple[Map, Fields]:
+    def loaded_as(self, to: Pass, x: Map, norm: Norm, dropout: tuple[int, float] | None = None) -> tuple[Map, Fields]:
         """What a convolution reads of x, normalised and activated: x itself, with what to do on load, or a map made."""
         if self._act.cheap and dropout is None:
             return x, self.activated(norm)
-        made = self.at(self.made, x)
+        made = self.at(self.activated_room, x)
         self.add(to, library.ACTIVATE, x=x, y=made, **self.activated(norm))
-        self.dropped(to, dropout, p)
+        self.dropped(to, dropout)
         return made, {}
 
     def input_gradient(
@@ -299,16 +303,16 @@ class Program:
         norm: Norm,
         *,
         res: Map | None = None,
-        drop: tuple[int | None, float] = (None, 0.0),
+        drop: tuple[int, float] | None = None,
     ) -> None:
         """d, the gradient of conv's output → y, that of z normalised, through dropout and activation; summed."""
-        if self._act.cheap and drop[0] is None:
+        if self._act.cheap and drop is None:
             fields = {"end": library.SLOPED, "norm": norm.rows, "sums": norm.backward_sums, "alpha": self._act.alpha}
             self.conv(self.backward, conv, d, y, transposed=True, z=z, res=res, **fields)
             return
         self.conv(self.backward, conv, d, y, transposed=True, res=res)
         self.slope(y, y, z, norm)
-        self.dropped(self.backward, *drop)
+        self.dropped(self.backward, drop)
 
 
 def _padding(conv: nn.Conv2d, height: int, width: int) -> tuple[int, int]:

@@ -74,15 +74,38 @@ WRN_INLINE double taken(const wrn_op& op, const Work& work, int row, Index k) {
   return total;
 }
 
-// BN's scale and shift, of the batch: Σ and Σ² of n·ho·wo values a channel; in eval mode of x and res, running mean and
-// variance. weight, bias: γ and β.
+// Mean and sum of squares about it of so many values.
+struct Moments {
+  double count, mean, squares;
+};
+
+// Of channel k, from all threads' sums, which become zero; parts put together as Chan, Golub & LeVeque 1979 have it.
+WRN_INLINE Moments taken_moments(const wrn_op& op, const Work& work, Index k) {
+  const Index row = padded(op.k);
+  Moments all = {0, 0, 0};
+  for (int id = 0; id < work.member.size; id++) {
+    double* sums = op.sums + id * WRN_SUM_ROWS * row + k;
+    const double count = sums[3 * row], off = count > 0 ? sums[0] / count : 0;
+    const double mean = sums[2 * row] + off, apart = mean - all.mean, total = all.count + count;
+    if (count > 0) {
+      all.squares += sums[row] - off * sums[0] + apart * apart * all.count * count / total;
+      all.mean += apart * count / total;
+      all.count = total;
+    }
+    for (int i = 0; i < WRN_SUM_ROWS; i++) sums[i * row] = 0;
+  }
+  return all;
+}
+
+// BN's scale and shift, of the batch's n·ho·wo values a channel; in eval mode of x and res, running mean and variance.
+// weight, bias: γ and β.
 void norm(const wrn_op& op, const Work& work) {
   const Share part(op.k, work.member);
   const double count = static_cast<double>(op.n) * op.ho * op.wo;
   for (Index k = part.first; k < part.last; k++) {
-    const double mean_here = taken(op, work, 0, k) / count, square = taken(op, work, 1, k) / count;
-    const double difference = square - mean_here * mean_here, var_here = difference < 0 ? 0 : difference;  // NaN stays
-    const double mean = op.x ? op.x[k] : mean_here, var = op.x ? op.res[k] : var_here;
+    const Moments batch = taken_moments(op, work, k);
+    const double mean_here = batch.mean, var_here = batch.squares < 0 ? 0 : batch.squares / count;  // NaN stays
+    const double mean = op.running ? op.x[k] : mean_here, var = op.running ? op.res[k] : var_here;
     const double rstd = 1 / std::sqrt(var + op.eps), scale = op.weight[k] * rstd;
     norm_row(op, WRN_SCALE, op.k)[k] = static_cast<float>(scale);
     norm_row(op, WRN_SHIFT, op.k)[k] = static_cast<float>(op.bias[k] - mean * scale);
@@ -96,7 +119,7 @@ void norm(const wrn_op& op, const Work& work) {
 }
 
 // Gradients of γ and β, and what the gradient of BN's input is made of: with g that of its output, x̂ the normalised input,
-//   γ·rstd · (g − mean(g) − x̂ · mean(g·x̂)); in eval mode (x given) γ·rstd · g.
+//   γ·rstd · (g − mean(g) − x̂ · mean(g·x̂)); in eval mode γ·rstd · g.
 void norm_grad(const wrn_op& op, const Work& work) {
   const Share part(op.k, work.member);
   const double count = static_cast<double>(op.n) * op.ho * op.wo;
@@ -104,10 +127,10 @@ void norm_grad(const wrn_op& op, const Work& work) {
     const double rstd = norm_row(op, WRN_RSTD, op.k)[k], sum = taken(op, work, 0, k);
     const double of_scale = taken(op, work, 1, k) * rstd, p = norm_row(op, WRN_SCALE, op.k)[k];
     norm_row(op, WRN_P, op.k)[k] = static_cast<float>(p);
-    norm_row(op, WRN_Q, op.k)[k] = op.x ? 0.f : static_cast<float>(-p * rstd * of_scale / count);
-    norm_row(op, WRN_R, op.k)[k] = op.x ? 0.f : static_cast<float>(-p * sum / count);
+    norm_row(op, WRN_Q, op.k)[k] = op.running ? 0.f : static_cast<float>(-p * rstd * of_scale / count);
+    norm_row(op, WRN_R, op.k)[k] = op.running ? 0.f : static_cast<float>(-p * sum / count);
     op.y[k] = static_cast<float>(of_scale);
-    op.y[op.k + k] = static_cast<float>(sum);
+    op.y2[k] = static_cast<float>(sum);
   }
 }
 

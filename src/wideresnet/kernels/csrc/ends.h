@@ -47,12 +47,13 @@ void stem(const wrn_op& op, const Work& work) {
       if (op.bias || op.act_out != WRN_NONE)
         for (x = 0; x < op.w; x++) store(out + x * kp + k, finished(load(out + x * kp + k) + bias, op.act_out, slope));
       if (sums) {
+        const vec about = reference(sums, op.k, k, load(out + k));
         vec sum1 = {}, sum2 = {};
         for (x = 0; x < op.w; x++) {
-          const vec v = load(out + x * kp + k);
+          const vec v = load(out + x * kp + k) - about;
           sum1 += v, sum2 += v * v;
         }
-        add_to(sums + k, sum1), add_to(sums + kp + k, sum2);
+        add_moments(sums, op.k, k, sum1, sum2, op.w);
       }
     }
   }
@@ -90,17 +91,18 @@ void activate(const wrn_op& op, const Work& work) {
   for (Index row = part.first; row < part.last; row++)
     for (Index c = 0; c < cp; c += kLanes) {
       const vec scale = op.scale ? load(op.scale + c) : splat(1.f), shift = op.scale ? load(op.shift + c) : vec{};
-      vec sum1 = {}, sum2 = {};
+      vec sum1 = {}, sum2 = {}, about = {};
       for (Index i = row * op.w; i < (row + 1) * op.w; i++) {
         vec x = load(op.x + i * cp + c);
         if (op.scale) x = x * scale + shift;
         x = any_activation<kAct>(x, op);
         for (Index lane = op.c - c; lane < kLanes; lane++) x[lane] = 0;  // softplus(0) is not 0
         if (op.drop > 0) x *= kept(op, (op.image * op.h * op.w + i) * cp + c);
-        if (sums) sum1 += x, sum2 += x * x;
+        if (sums && i == row * op.w) about = reference(sums, op.c, c, x);
+        if (sums) sum1 += x - about, sum2 += (x - about) * (x - about);
         store(op.y + i * cp + c, x);
       }
-      if (sums) add_to(sums + c, sum1), add_to(sums + cp + c, sum2);
+      if (sums) add_moments(sums, op.c, c, sum1, sum2, op.w);
     }
 }
 

@@ -60,6 +60,21 @@ WRN_INLINE double* own_sums(const wrn_op& op, const Work& work, Index channels) 
   return op.sums ? op.sums + work.member.id * WRN_SUM_ROWS * padded(channels) : nullptr;
 }
 
+// The sums of a map's values are taken about one of them, the first that the thread meets in each channel: of squares of the
+// values themselves float32 would leave no variance where the mean is large. Rows of the sums: Σ(v − r), Σ(v − r)², r, count.
+WRN_INLINE vec reference(double* sums, Index channels, Index k, vec first) {
+  double* about = sums + 2 * padded(channels) + k;
+  if (about[padded(channels)] == 0) {
+    memset(about, 0, kLanes * sizeof(double));
+    add_to(about, first);
+  }
+  return __builtin_convertvector(*reinterpret_cast<const loose_dvec*>(about), vec);
+}
+WRN_INLINE void add_moments(double* sums, Index channels, Index k, vec sum, vec squares, Index count) {
+  const Index row = padded(channels);
+  add_to(sums + k, sum), add_to(sums + row + k, squares), add_to(sums + 3 * row + k, splat(static_cast<float>(count)));
+}
+
 // 1 / (1 - p) where dropout keeps an element and 0 where not: a function of the seed and the element's index alone, so
 // that the backward pass makes it again. Two rounds of a mixing function (Wellons 2018, lowbias32), keyed between them.
 WRN_INLINE uvec mixed(uvec x) {

@@ -120,9 +120,11 @@ int64_t wrn_work_floats(int isa, const wrn_op* ops, int64_t num_ops, int threads
   return memory.shared + threads * memory.own;
 }
 
-void wrn_run(int isa, const wrn_op* ops, int64_t num_ops, int threads, float* work) {
+int wrn_run(int isa, const wrn_op* ops, int64_t num_ops, int threads, float* work) {
   const Memory memory(*kIsas[isa], ops, num_ops);
+  int size = threads;
   wrn::run_together(threads, [&](const wrn::Member& member) {
+    if (member.id == 0) size = member.size;
     float* mine = work + memory.shared + member.id * memory.own;
     for (int64_t first = 0, end; first < num_ops; first = end) {
       for (end = first + 1; end < num_ops && ops[end].segment == ops[first].segment;) end++;
@@ -134,6 +136,7 @@ void wrn_run(int isa, const wrn_op* ops, int64_t num_ops, int threads, float* wo
       }
     }
   });
+  return size;
 }
 
 }  // extern "C"

@@ -91,6 +91,10 @@ void transform_output(const wrn_op& op, const float* m, Index stride, Index widt
       float* y = op.y + offset + k;
       const float* res = op.res ? op.res + offset + k : nullptr;
       const float* z = kEnd == WRN_SLOPED ? op.z + offset + k : nullptr;
+      if (kEnd == WRN_SUMMED) {
+        const vec first = out[top][left] + bias;
+        mean = reference(sums, op.k, k, res ? first + load(res + top * row + left * kp) : first);
+      }
       const float* next = (z ? z : res ? res : y) + kTile * kp;
       if (kTile == 4) {
 #pragma GCC unroll 4
@@ -111,10 +115,9 @@ void transform_output(const wrn_op& op, const float* m, Index stride, Index widt
         if (kEnd == WRN_SLOPED) {
           const vec read = load(z + at);
           v = choose(read * scale + shift > 0.f, v, slope * v);
-          sum2 += v * (read - mean);
+          sum1 += v, sum2 += v * (read - mean);
         }
-        if (kEnd == WRN_SUMMED) sum2 += v * v;
-        if (kEnd != WRN_PLAIN) sum1 += v;
+        if (kEnd == WRN_SUMMED) sum1 += v - mean, sum2 += (v - mean) * (v - mean);
         store(y + at, v);
       };
       if (whole) {
@@ -126,7 +129,8 @@ void transform_output(const wrn_op& op, const float* m, Index stride, Index widt
         for (Index i = top; i < bottom; i++)
           for (Index j = left; j < right; j++) finish(i, j);
       }
-      if (kEnd != WRN_PLAIN) add_to(sums + k, sum1), add_to(sums + kp + k, sum2);
+      if (kEnd == WRN_SLOPED) add_to(sums + k, sum1), add_to(sums + kp + k, sum2);
+      if (kEnd == WRN_SUMMED) add_moments(sums, op.k, k, sum1, sum2, (bottom - top) * (right - left));
     }
   }
 }

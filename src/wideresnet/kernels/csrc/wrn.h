@@ -26,11 +26,11 @@ enum wrn_kind {
   WRN_NORM = 7,           // sums → norm; y [2][k]: the batch's mean and unbiased variance
   WRN_POOL = 8,           // y [n][c], dense: the mean of act_in(x · scale + shift)
   WRN_SLOPE = 9,          // y = x · act_in'(z · scale + shift), summed; x is a map or, `pooled`, [n][c] dense, of a mean
-  WRN_NORM_GRAD = 10,     // sums → norm's factors of WRN_UNNORM; y [2][k]: gradients of γ and β
+  WRN_NORM_GRAD = 10,     // sums → norm's factors of WRN_UNNORM; y and y2: gradients of γ and β
   WRN_UNNORM = 11,        // y = p·x + q·(z − mean) + r + res
   WRN_WEIGHT_GRAD = 12,   // y += products of x, activated, and res, the gradient of the output, in Winograd's domain
   WRN_WEIGHT_SUM = 13,    // x, such products → y, the gradient of the weight as torch has it
-  WRN_STEM_GRAD = 14,     // x, NCHW, and res → sums
+  WRN_STEM_GRAD = 14,     // x, NCHW, and res, the gradient of the output → y, the gradient of the weight, through sums
   WRN_POOL_PAD_GRAD = 15, // y [n][h][w][c] = x [n][ho][wo][k], each spread over what it is the average of
   WRN_SUM = 16,           // x, summed over its pixels: the gradient of a bias
 };
@@ -41,7 +41,7 @@ enum { WRN_SUM_ROWS = 4 };  // of sums: double [threads][WRN_SUM_ROWS][padded ch
 // What follows a convolution's sum.
 enum wrn_end {
   WRN_PLAIN = 0,   // bias, act_out, res
-  WRN_SUMMED = 1,  // bias, dropout, res; Σy and Σy² → sums
+  WRN_SUMMED = 1,  // bias, dropout, res; the sums of y and y² → sums (layers.h: reference)
   WRN_SLOPED = 2,  // (conv + res) · act_in'(z · norm's scale + shift) = y; Σy and Σy·(z − mean) → sums
 };
 
@@ -68,12 +68,15 @@ typedef struct wrn_op {
   const float *x, *scale, *shift, *weight, *bias, *res;
   float* y;
   // Training
-  int32_t of, end, transposed, pooled;  // transposed: the gradient of the input, by weights that are turned round
+  int32_t of, end;         // enum wrn_kind, wrn_end
+  int32_t transposed;      // the gradient of the input, by weights that are turned round
+  int32_t pooled, running; // of x; BN in eval mode
+  int32_t unused;
   float drop, eps;         // probability of dropout's zeros, 0 for none; of WRN_NORM
   int64_t seed, image;     // of dropout; the group's first image, set by wrn_run
   int64_t out_top, out_left, z_step;  // outputs of the first tile that lie outside
   const float* z;
-  float* norm;
+  float *norm, *y2;
   double* sums;
 } wrn_op;
 
@@ -94,8 +97,8 @@ void wrn_pack(int isa, const wrn_op* op, const float* weight, const float* out_s
 
 int64_t wrn_work_floats(int isa, const wrn_op* ops, int64_t num_ops, int threads);
 // Runs all operations in order with so many threads, the caller's among them. Safe from several threads at once, each with
-// work memory and outputs of its own, and after fork; with fewer threads where the system starts no more.
-void wrn_run(int isa, const wrn_op* ops, int64_t num_ops, int threads, float* work);
+// work memory and outputs of its own, and after fork. Returns how many threads there were: fewer where the system starts no more.
+int wrn_run(int isa, const wrn_op* ops, int64_t num_ops, int threads, float* work);
 
 // One parameter, `count` floats each. gradient null: the weight stays; average null: it has none.
 typedef struct wrn_row {
