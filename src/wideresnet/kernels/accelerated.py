@@ -156,14 +156,14 @@ class Accelerated(nn.Module):
         fits = x.dim() == 4 and x.shape[1] == self.model.backbone.in_channels and x.numel() > 0
         reason = self._not_now(x) if fits else None  # of what does not fit the model has its own word
         if fits and reason is None:
-            seen = self._look()
+            self._look()
             if any(self._hooks):
                 logits, reason = None, "the model has hooks"
             elif self._learns(x):
-                logits, reason = self._train(x, seen)
+                logits, reason = self._train(x)
             else:
                 with self._lock, torch.no_grad():
-                    logits, reason = self._answer(x, seen)
+                    logits, reason = self._answer(x)
             if logits is not None:
                 return logits
         if reason is not None:
@@ -187,12 +187,17 @@ class Accelerated(nn.Module):
         )
         return next((why for wrong, why in unfit if wrong), None)
 
-    def _look(self) -> _Seen:
+    def _look(self) -> None:
         """At the parts that are there now: it is they whose modes and hooks are asked for."""
-        if self._seen is None or self._seen.parts_changed():
+        seen = self._seen
+        if seen is None or seen.parts_changed():
             with self._lock:
-                self._forget()
-                self._seen = _Seen(self.model)
+                if self._seen is seen:  # else another thread has looked meanwhile
+                    self._look_anew()
+
+    def _look_anew(self) -> _Seen:
+        self._forget()
+        self._seen = _Seen(self.model)
         return self._seen
 
     def _learns(self, x: Tensor) -> bool:
@@ -201,9 +206,10 @@ class Accelerated(nn.Module):
             return True
         return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.model.parameters()))
 
-    def _train(self, x: Tensor, seen: _Seen) -> tuple[Tensor | None, str | None]:
+    def _train(self, x: Tensor) -> tuple[Tensor | None, str | None]:
         """Logits with what their backward pass needs, or why the model must compute them."""
         with self._lock:
+            seen = self._seen or self._look_anew()
             if (places := seen.places()) != self._places:
                 self._places, self._trainer = places, None
                 self._untrained = why_not(self.model) or _untrainable(self.model)
@@ -218,12 +224,11 @@ class Accelerated(nn.Module):
             pooled = self._trainer(x)
         return self.model.classify(pooled), None
 
-    def _answer(self, x: Tensor, seen: _Seen) -> tuple[Tensor | None, str | None]:
+    def _answer(self, x: Tensor) -> tuple[Tensor | None, str | None]:
         """Logits, or why the model must compute them."""
         threads = torch.get_num_threads()
-        if seen.weights_changed():
-            self._forget()
-            self._seen = _Seen(self.model)  # first: what is changed meanwhile is noticed
+        if self._seen is None or self._seen.weights_changed():
+            self._look_anew()  # first: what is changed meanwhile is noticed
         if not self._judged:
             self._judged, self._misfit = True, why_not(self.model)
             if self._misfit is None:
