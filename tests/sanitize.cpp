@@ -11,6 +11,7 @@
 #include <cmath>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "wrn.h"
@@ -159,6 +160,179 @@ void for_each_case(int isa, const Use& use) {
       }
 }
 
+// One operation of training: what it writes, of exactly the size that it may, must be finite and the same bits each time.
+struct Trained {
+  wrn_op op;
+  int isa;
+  int64_t floats, sums;      // of y, for each thread if `own`; of one thread's sums, in doubles
+  bool own = false, moving;  // whether y itself depends on the number of threads
+  double begin = 0;          // of the sums
+  std::vector<Buffer> kept = {};
+
+  const float* keep(Buffer made) {
+    kept.push_back(std::move(made));
+    return kept.back().get();
+  }
+
+  std::vector<float> computed(int threads) const {
+    wrn_op one = op;
+    const int64_t many = floats * (own ? threads : 1), doubles = op.sums ? sums * threads : 0;
+    Buffer y = filled(many, NAN), summed = filled(2 * doubles, 0);
+    double* of = reinterpret_cast<double*>(summed.get());
+    for (int64_t i = 0; i < doubles; i++) of[i] = begin;
+    one.y = y.get(), one.sums = op.sums ? of : nullptr;
+    Buffer work = filled(wrn_work_floats(isa, &one, 1, threads), NAN);
+    std::vector<float> norm(op.norm, op.norm ? op.norm + WRN_NORM_ROWS * round_up(op.k, wrn_lanes(isa)) : op.norm);
+    wrn_run(isa, &one, 1, threads, work.get());
+    std::vector<float> found(y.get(), y.get() + many);
+    for (int64_t i = 0; i < doubles; i++) found.push_back(static_cast<float>(of[i]));
+    for (float each : found)
+      if (!std::isfinite(each)) fail("not finite", op);
+    if (op.kind == WRN_NORM || op.kind == WRN_NORM_GRAD) memcpy(op.norm, norm.data(), norm.size() * sizeof(float));
+    return found;
+  }
+
+  void check(int threads) const {
+    const std::vector<float> expected = computed(threads), again = computed(threads), alone = computed(1);
+    if (memcmp(expected.data(), again.data(), expected.size() * sizeof(float))) fail("not the same again", op);
+    if (!moving && memcmp(expected.data(), alone.data(), floats * sizeof(float))) fail("threads change the result", op);
+  }
+};
+
+// The operations of training on maps [n, h, w, c] and, from convolutions, [n, ho, wo, k].
+template <class Use>
+void for_each_trained(int isa, const Use& use) {
+  const int64_t sides[][2] = {{1, 1}, {1, 13}, {6, 4}, {7, 10}}, channels[][2] = {{1, 1}, {5, 7}, {16, 40}, {40, 33}};
+  double sums_are_asked_for;  // any address: each run has its own
+  const int64_t lanes = wrn_lanes(isa);
+  int turn = 0;
+  for (auto& side : sides)
+    for (auto& of : channels)
+      for (int64_t n : {1, 3}) {
+        const int64_t c = of[0], k = of[1], cp = round_up(c, lanes), kp = round_up(k, lanes);
+        const auto begun = [&](int kind, int64_t size, int64_t stride) {
+          wrn_op op = convolution(kind, n, side[0], side[1], c, k, size, stride);
+          turn++;
+          op.alpha = 0.1f, op.beta = 0.1f, op.eps = 1e-3f, op.seed = turn * 1234567890123 % (int64_t(1) << 62);
+          op.group = turn % 2 ? n : (n + 1) / 2, op.drop = turn % 3 ? 0 : 0.4f;
+          op.block_tiles = turn % 2 ? 3 : 64, op.block_panels = turn % 5 ? 1 : 99, op.share = turn / 2 % 2;
+          op.x_step = op.h * op.w * cp, op.y_step = op.res_step = op.z_step = op.ho * op.wo * kp;
+          return op;
+        };
+        const auto map = [&](int64_t h, int64_t w, int64_t used, unsigned seed) {
+          return numbers(n * h * w, used, round_up(used, lanes), seed);
+        };
+
+        // Convolutions, turned round or not, and what follows them.
+        for (int64_t size : {1, 3})
+          for (int64_t stride : {1, 2})
+            for (int end : {WRN_PLAIN, WRN_SUMMED, WRN_SLOPED})
+              for (int how = 0; how < 3; how++) {  // as it is; turned round; turned round, without padding in front
+                if (how == 2 && (size == 1 || stride == 1 || side[0] % 2 || side[1] % 2)) continue;
+                Trained made{begun(WRN_WINOGRAD, size, stride), isa, 0, WRN_SUM_ROWS * kp, false, false};
+                wrn_op& op = made.op;
+                if (how > 0) {
+                  std::swap(op.h, op.ho), std::swap(op.w, op.wo);
+                  op.x_step = op.h * op.w * cp, op.y_step = op.res_step = op.z_step = op.ho * op.wo * kp;
+                  op.transposed = 1;
+                  if (stride == 2 && size == 3) op.pad_top = op.pad_left = how == 2 ? 4 : 0, op.out_top = op.out_left = how == 2 ? 7 : 0;
+                }
+                made.floats = op.n * op.y_step, op.end = end;
+                op.x = made.keep(map(op.h, op.w, c, 1));
+                if (how == 0 && turn % 2) op.act_in = WRN_RELU, op.scale = made.keep(numbers(1, c, cp, 2)), op.shift = made.keep(numbers(1, c, cp, 3));
+                if (turn % 2) op.res = made.keep(map(op.ho, op.wo, k, 4));
+                if (end != WRN_PLAIN) op.sums = &sums_are_asked_for;
+                if (end == WRN_SLOPED) op.z = made.keep(map(op.ho, op.wo, k, 5)), op.norm = const_cast<float*>(made.keep(numbers(WRN_NORM_ROWS, k, kp, 6)));
+                else op.bias = made.keep(numbers(1, k, kp, 7));
+                if (size == 1) op.block_tiles = 64;
+                Buffer packed = filled(wrn_packed_floats(isa, &op), NAN), plain = numbers(1, k * c * size * size, k * c * size * size, 8);
+                wrn_op pack = op;
+                pack.kind = WRN_PACK, pack.of = WRN_WINOGRAD, pack.group = pack.n, pack.x_step = pack.y_step = pack.res_step = pack.z_step = 0;
+                pack.x = pack.res = pack.z = nullptr, pack.weight = plain.get(), pack.y = packed.get();
+                Buffer work = filled(wrn_work_floats(isa, &pack, 1, 2), NAN);
+                wrn_run(isa, &pack, 1, 2, work.get());
+                op.weight = made.keep(std::move(packed));
+                use(made);
+              }
+
+        // The weights' gradients: of each thread or of all, and their sum.
+        for (int64_t size : {1, 3})
+          for (int64_t stride : {1, 2})
+            for (int share : {0, 1}) {
+              Trained made{begun(WRN_WEIGHT_GRAD, size, stride), isa, 0, 0, share == 0, true};
+              wrn_op& op = made.op;
+              op.share = share, op.y_step = 0, op.drop = 0;
+              if (turn % 2) op.pad_top = op.pad_left = 0;
+              op.x = made.keep(map(op.h, op.w, c, 1)), op.res = made.keep(map(op.ho, op.wo, k, 2));
+              if (turn % 2) op.act_in = WRN_LEAKY, op.scale = made.keep(numbers(1, c, cp, 2)), op.shift = made.keep(numbers(1, c, cp, 3));
+              made.floats = wrn_packed_floats(isa, &op);
+              use(made);
+              Trained sum{begun(WRN_WEIGHT_SUM, size, stride), isa, k * c * size * size, 0, false, true};
+              sum.op.share = share, sum.op.group = n, sum.op.x_step = sum.op.y_step = 0;
+              sum.op.x = sum.keep(numbers(share ? 1 : 8, made.floats, made.floats, 9));  // of as many threads as there may be
+              use(sum);
+            }
+
+        // What goes over maps [n, h, w, c].
+        const auto over = [&](int kind, bool summed, int64_t floats) {
+          Trained made{begun(kind, 1, 1), isa, floats, WRN_SUM_ROWS * cp, false, false};
+          made.op.k = c, made.op.y_step = made.op.res_step = made.op.z_step = made.op.x_step;
+          made.op.x = made.keep(map(side[0], side[1], c, 1));
+          made.op.norm = const_cast<float*>(made.keep(numbers(WRN_NORM_ROWS, c, cp, 2)));
+          if (summed) made.op.sums = &sums_are_asked_for;
+          return made;
+        };
+        const int64_t all = n * side[0] * side[1] * cp;
+        for (int act = WRN_NONE; act <= WRN_PSSILU; act++) {
+          Trained activate = over(WRN_ACTIVATE, act % 2, all);
+          activate.op.act_in = act;
+          if (act) activate.op.scale = activate.keep(numbers(1, c, cp, 3)), activate.op.shift = activate.keep(numbers(1, c, cp, 4));
+          use(activate);
+          Trained pool = over(WRN_POOL, false, n * c);
+          pool.op.act_in = act, pool.op.y_step = c, pool.op.norm = nullptr;
+          if (act) pool.op.scale = pool.keep(numbers(1, c, cp, 3)), pool.op.shift = pool.keep(numbers(1, c, cp, 4));
+          use(pool);
+          for (int pooled : {0, 1}) {
+            Trained slope = over(WRN_SLOPE, true, all);
+            slope.op.act_in = act, slope.op.pooled = pooled;
+            if (pooled) slope.op.x = slope.keep(numbers(n, c, c, 5)), slope.op.x_step = c;
+            slope.op.z = slope.keep(map(side[0], side[1], c, 6));
+            use(slope);
+          }
+        }
+        for (int with_res : {0, 1}) {
+          Trained unnorm = over(WRN_UNNORM, false, all);
+          unnorm.op.z = unnorm.keep(map(side[0], side[1], c, 6));
+          if (with_res) unnorm.op.res = unnorm.keep(map(side[0], side[1], c, 7));
+          use(unnorm);
+          // BN itself, of the batch and with its running statistics
+          if (n * side[0] * side[1] == 1) continue;
+          for (int kind : {WRN_NORM, WRN_NORM_GRAD}) {
+            Trained norm = over(kind, true, 2 * c);
+            norm.begin = 1, norm.moving = true, norm.op.group = n;  // more threads have more sums
+            norm.op.weight = norm.keep(numbers(1, c, c, 8)), norm.op.bias = norm.keep(numbers(1, c, c, 9));
+            norm.op.x = nullptr;
+            if (with_res) norm.op.x = norm.keep(filled(c, 1)), norm.op.res = norm.keep(filled(c, 2));
+            norm.op.x_step = norm.op.y_step = norm.op.res_step = norm.op.z_step = 0;
+            use(norm);
+          }
+        }
+        Trained sum = over(WRN_SUM, true, 0);
+        sum.op.y_step = 0;
+        use(sum);
+        if (c <= k) {
+          Trained pad{begun(WRN_POOL_PAD_GRAD, 2, 2), isa, all, 0, false, false};
+          pad.op.x = pad.keep(map(pad.op.ho, pad.op.wo, k, 1));
+          pad.op.x_step = pad.op.ho * pad.op.wo * kp, pad.op.y_step = pad.op.h * pad.op.w * cp;
+          use(pad);
+        }
+        Trained stem{begun(WRN_STEM_GRAD, 3, 1), isa, k * c * 9, c * 9 * kp, false, true};
+        stem.op.x = stem.keep(numbers(n * c, side[0] * side[1], side[0] * side[1], 1)), stem.op.res = stem.keep(map(side[0], side[1], k, 2));
+        stem.op.group = n, stem.op.x_step = stem.op.y_step = 0, stem.op.sums = &sums_are_asked_for;
+        use(stem);
+      }
+}
+
 std::vector<Case> some_of(int isa) {
   std::vector<Case> kept;
   int seen = 0;
@@ -225,6 +399,7 @@ int main() {
     if (!wrn_isa_runs(isa)) continue;
     int count = 0;
     for_each_case(isa, [&](const Case& each) { each.check(2 + count % 3), count++; });
+    for_each_trained(isa, [&](const Trained& each) { each.check(2 + count % 3), count++; });
     check_callers(isa);
     printf("%s: %d operations\n", wrn_isa_name(isa), count);
     fflush(stdout);

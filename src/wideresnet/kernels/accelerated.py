@@ -119,20 +119,24 @@ class Accelerated(nn.Module):
         self._forget()
 
     def _forget(self) -> None:
-        self._networks: dict[plan.Algorithm, Network] = {}
-        self._judged = False  # whether it is known what computes, `_chosen` or torch
-        self._chosen: plan.Algorithm = "direct"
-        self._misfit: str | None = None  # why torch computes
+        self._forget_answers()
         self._seen: _Seen | None = None
         self._trainer: Trainer | None = None
         self._places: list[int] | None = None  # of the weights, for which there is a trainer or a reason why not
         self._untrained: str | None = None
         self._parts = list(self.model.modules())
+        self._modal = [m for m in self._parts if isinstance(m, nn.BatchNorm2d | nn.Dropout)]  # that ask for their mode
         self._hooks = [
             hooks
             for m in self._parts
             for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)
         ]
+
+    def _forget_answers(self) -> None:
+        self._networks: dict[plan.Algorithm, Network] = {}
+        self._judged = False  # whether it is known what computes, `_chosen` or torch
+        self._chosen: plan.Algorithm = "direct"
+        self._misfit: str | None = None  # why torch computes
 
     def _unlock(self) -> None:
         self._lock = threading.Lock()
@@ -141,7 +145,7 @@ class Accelerated(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Packed weights are not copied and not pickled: they are made anew."""
         made = {"_lock", "_networks", "_judged", "_chosen", "_misfit", "_seen", "_parts", "_hooks"}
-        made |= {"_trainer", "_places", "_untrained"}
+        made |= {"_trainer", "_places", "_untrained", "_modal"}
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -156,14 +160,14 @@ class Accelerated(nn.Module):
         fits = x.dim() == 4 and x.shape[1] == self.model.backbone.in_channels and x.numel() > 0
         reason = self._not_now(x) if fits else None  # of what does not fit the model has its own word
         if fits and reason is None:
-            seen = self._look()
+            self._look()
             if any(self._hooks):
                 logits, reason = None, "the model has hooks"
             elif self._learns(x):
-                logits, reason = self._train(x, seen)
+                logits, reason = self._train(x)
             else:
                 with self._lock, torch.no_grad():
-                    logits, reason = self._answer(x, seen)
+                    logits, reason = self._answer(x)
             if logits is not None:
                 return logits
         if reason is not None:
@@ -187,23 +191,29 @@ class Accelerated(nn.Module):
         )
         return next((why for wrong, why in unfit if wrong), None)
 
-    def _look(self) -> _Seen:
+    def _look(self) -> None:
         """At the parts that are there now: it is they whose modes and hooks are asked for."""
-        if self._seen is None or self._seen.parts_changed():
+        seen = self._seen
+        if seen is None or seen.parts_changed():
             with self._lock:
-                self._forget()
-                self._seen = _Seen(self.model)
+                if self._seen is seen:  # else another thread has looked meanwhile
+                    self._look_anew()
+
+    def _look_anew(self) -> _Seen:
+        self._forget()
+        self._seen = _Seen(self.model)
         return self._seen
 
     def _learns(self, x: Tensor) -> bool:
-        """Some part is in training mode, or a gradient is wanted."""
-        if any(map(_training, self._parts)):
+        """A BN or a dropout is in training mode, or a gradient is wanted."""
+        if any(map(_training, self._modal)):
             return True
         return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.model.parameters()))
 
-    def _train(self, x: Tensor, seen: _Seen) -> tuple[Tensor | None, str | None]:
+    def _train(self, x: Tensor) -> tuple[Tensor | None, str | None]:
         """Logits with what their backward pass needs, or why the model must compute them."""
         with self._lock:
+            seen = self._seen or self._look_anew()
             if (places := seen.places()) != self._places:
                 self._places, self._trainer = places, None
                 self._untrained = why_not(self.model) or _untrainable(self.model)
@@ -216,17 +226,17 @@ class Accelerated(nn.Module):
             if n * -(-height // 4) * -(-width // 4) == 1:
                 return None, None  # one value a channel has no variance: torch's BN has its own word for that
             pooled = self._trainer(x)
-        return (
-            (None, "values beyond what the kernels can compute")
-            if pooled is None
-            else (self.model.classify(pooled), None)
-        )
+        if pooled is None:
+            return None, "a value that is not finite"
+        return self.model.classify(pooled), None
 
-    def _answer(self, x: Tensor, seen: _Seen) -> tuple[Tensor | None, str | None]:
+    def _answer(self, x: Tensor) -> tuple[Tensor | None, str | None]:
         """Logits, or why the model must compute them."""
         threads = library.num_threads()
-        if seen.weights_changed():
-            self._forget()
+        if self._seen is None:
+            self._look_anew()
+        elif self._seen.weights_changed():
+            self._forget_answers()
             self._seen = _Seen(self.model)  # first: what is changed meanwhile is noticed
         if not self._judged:
             self._judged, self._misfit = True, why_not(self.model)

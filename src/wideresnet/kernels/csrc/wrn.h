@@ -21,7 +21,7 @@ enum wrn_kind {
   WRN_ACTIVATE = 3,  // y = act_in(x · scale + shift), elementwise
   WRN_POOL_PAD = 4,  // average over stride×stride, further channels zero: the shortcut without parameters
   WRN_HEAD = 5,      // logits = fc(mean(act_in(x · scale + shift)))
-  // What training needs besides. z is the map that a BN read, norm that BN's rows (enum wrn_norm), sums its sums.
+  // What training needs besides; WRN_NORM, WRN_NORM_GRAD and WRN_STEM_GRAD with all images as one group. z is the map that a BN read, norm that BN's rows (enum wrn_norm), sums its sums.
   WRN_PACK = 6,           // weight, as torch has it → y, packed for the convolution whose fields these are, of kind `of`
   WRN_NORM = 7,           // sums → norm; y [2][k]: the batch's mean and unbiased variance
   WRN_POOL = 8,           // y [n][c], dense: the mean of act_in(x · scale + shift)
