@@ -346,3 +346,50 @@ def test_autocast_hooks_and_other_dtypes_are_torchs_and_said_once(said: list[str
     assert fast(X.double()).dtype == torch.float64
     assert fast.float()(X).dtype == torch.float32
     assert len(said) == 3, said
+
+
+def test_data_replaced_between_the_passes_is_an_error_and_no_crash() -> None:
+    fast, _ = pair()
+    model = fast.model
+    value = loss(fast)
+    model.to(memory_format=torch.channels_last)
+    with pytest.raises(RuntimeError, match=r"data was replaced between the forward and the backward pass"):
+        value.backward()
+
+
+@pytest.mark.parametrize("offset", [30.0, 3000.0])
+def test_a_mean_far_larger_than_its_deviation_leaves_the_variance_as_exact_as_torchs(offset: float) -> None:
+    fast, _ = pair(conv_bias="stem")
+    model = fast.model
+    bias = model.backbone.stem[0].bias
+    assert isinstance(bias, Tensor)
+    nn.init.constant_(bias, offset)
+    exact, by_torch = copy.deepcopy(model).double(), copy.deepcopy(model)
+    exact(X.double()), by_torch(X), fast(X)
+
+    def off(other: WideResNetClassifier) -> float:
+        pairs = zip(exact.buffers(), other.buffers(), strict=True)
+        return max(float((b.double() - a.double()).abs().max() / a.double().abs().max()) for a, b in pairs)
+
+    assert off(model) <= max(4 * off(by_torch), 2e-6)
+
+
+def test_a_training_goes_on_after_a_pass_in_inference_mode() -> None:
+    fast, _ = pair()
+    model = fast.model
+    with torch.inference_mode():
+        fast(torch.cat([X, X]))  # a larger one, whose memory the next takes
+    loss(fast).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_what_overflows_in_the_transforms_alone_is_computed_by_torch(said: list[str]) -> None:  # noqa: F811
+    fast, _ = pair()
+    model = fast.model
+    model.eval()
+    huge = X * 1e37
+    with torch.no_grad():
+        expected = model(huge)
+    assert expected.isfinite().all()
+    assert torch.equal(fast(huge), expected)
+    assert said == ["kernels: a value that is not finite; torch computes"]
