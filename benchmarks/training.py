@@ -103,10 +103,7 @@ def tried(
             timings[name] = Timing(failed=reason)
             continue
         model = network(row.network)
-        if setting is None:
-            step = our_step(model, images, labels, sgd)
-        else:
-            step = torch_step(model, images, labels, setting, sgd)
+        step = our_step(model, images, labels) if setting is None else torch_step(model, images, labels, setting, sgd)
         try:
             step()
             started = time.perf_counter()

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from inference_engines import accelerated
 from torch import Tensor, nn
 
+from wideresnet import kernels
 from wideresnet.model import WideResNetClassifier
 from wideresnet.processes import ALONE, World
 
@@ -99,23 +100,25 @@ def torch_step(model: WideResNetClassifier, images: Tensor, labels: Tensor, sett
     return step
 
 
-def our_update(model: WideResNetClassifier, sgd: str) -> Callable[[], object]:
+def our_update(model: WideResNetClassifier) -> Callable[[], object]:
     """The update that belongs to our kernels: the only place that knows which it is."""
-    return torch.optim.SGD(model.parameters(), **SGD, **WAYS[sgd]).step
+    optimizer = torch.optim.SGD(model.parameters(), **SGD)
+    return lambda: kernels.update(optimizer)
 
 
-def our_step(model: WideResNetClassifier, images: Tensor, labels: Tensor, sgd: str, world: World = ALONE) -> Step:
+def our_step(model: WideResNetClassifier, images: Tensor, labels: Tensor, world: World = ALONE) -> Step:
     """With a world of several processes, `images` are this one's equal part of a batch, and the gradient is of all."""
     fast = accelerated(model)
-    update = our_update(model, sgd)
+    update = our_update(model)
 
     def step() -> Tensor:
-        model.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(fast(images), labels)
-        (loss / world.size).backward()
-        world.add_gradients(model.parameters())
-        update()
-        return loss.detach()
+        with kernels.threads(torch.get_num_threads()):  # as `wrn train` does
+            model.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(fast(images), labels)
+            (loss / world.size).backward()
+            world.add_gradients(model.parameters())
+            update()
+            return loss.detach()
 
     return step
 

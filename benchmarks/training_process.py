@@ -49,7 +49,7 @@ def measure_memory(engine: str, name: str, batch: int) -> None:
     with runtime.memory_kept():  # as `wrn train` does
         model, (images, labels) = network(name), batch_of(batch, 32)
         if engine == "ours":
-            step = our_step(model, images, labels, "fused")
+            step = our_step(model, images, labels)
         else:
             step = torch_step(model, images, labels, SETTINGS["channels last"], "fused")
         step()
@@ -101,7 +101,7 @@ def run_steps(name: str, batch: int, threads: int) -> None:
     with processes.joined() as world, runtime.memory_kept():
         model = network(name)
         images, labels = batch_of(batch, 32)
-        step = our_step(model, world.share(images), world.share(labels), "fused", world)
+        step = our_step(model, world.share(images), world.share(labels), world)
         seconds: list[float] = []
         num = 3  # to warm up
         for _ in range(2):
