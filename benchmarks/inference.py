@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -69,24 +69,35 @@ def measure(row: Row) -> Measured:
         with torch.inference_mode():
             seconds = alternate(answers)
     peaks.append(sgemm_gflops(row.threads))
-    for name, values in seconds.items():
-        best, median = min(values), statistics.median(values)
-        timings[name] = Timing(min_s=best, median_s=median, calls=len(values), error=timings[name].error)
-    loaded = library.load()
-    assert isinstance(loaded, library.Library)
-    packages = ("torch", "numpy", *PEERS)
+    summed_up(seconds, timings)
     return Measured(
         row=row,
         engines={name: timings[name] for name in ENGINES},
         macs=count_macs(model, row.pixels, row.pixels),
         true_macs=true_macs,
-        sgemm_gflops={way: max(peak[way] for peak in peaks) for way in peaks[0]},
-        machine=machine(),
-        isa=next(iter(loaded.isas)),
-        versions={name: importlib.metadata.version(name) for name in packages},
-        commit=commit(),
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        **circumstances(peaks, ("torch", "numpy", *PEERS)),
     )
+
+
+def summed_up(seconds: Mapping[str, Sequence[float]], timings: dict[str, Timing]) -> None:
+    """Fills the timings of those that were timed."""
+    for name, values in seconds.items():
+        best, median = min(values), statistics.median(values)
+        timings[name] = Timing(min_s=best, median_s=median, calls=len(values), error=timings[name].error)
+
+
+def circumstances(peaks: Sequence[Mapping[str, float]], packages: Iterable[str]) -> dict[str, Any]:
+    """The fields of a Compared that say where it was measured. peaks: what sgemm did before and after."""
+    loaded = library.load()
+    assert isinstance(loaded, library.Library)
+    return {
+        "sgemm_gflops": {way: max(peak[way] for peak in peaks) for way in peaks[0]},
+        "machine": machine(),
+        "isa": next(iter(loaded.isas)),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
 
 
 def ready(row: Row, x: torch.Tensor, folder: Path, timings: dict[str, Timing]) -> dict[str, Answer]:
@@ -233,7 +244,7 @@ def one_by_one(out: Path, wanted: Sequence[Row], done: list[Done], measure: Call
         with ProcessPoolExecutor(1, mp_context=spawn) as pool:
             measured = pool.submit(measure, row).result()
         with out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(measured)) + "\n")  # type: ignore[call-overload]
+            file.write(json.dumps(asdict(measured)) + "\n")
         done.append(measured)
         print(f"{row.name}  {measured.ratio('min_s'):.2f}  {time.perf_counter() - began:.0f} s", flush=True)
 

@@ -4,10 +4,10 @@
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ MARKS = {  # Okabe and Ito's colours, which the colour-blind tell apart too
     "OpenVINO": Mark("#009e73", "v"),
     "ncnn": Mark("#cc79a7", "P"),
 }
+Of = Literal["min_s", "median_s"]
 SAYS = "images/s, the best of the other engines = 1 (two threads, 32×32, float32)"
 
 
@@ -47,20 +48,6 @@ class Row:
         return f"{self.name}:".startswith(f"{pattern}:")
 
 
-class Compared(Protocol):
-    """A row that has been measured: inference or training."""
-
-    @property
-    def row(self) -> Row: ...
-    @property
-    def machine(self) -> str: ...
-    @property
-    def sgemm_gflops(self) -> Mapping[str, float]: ...
-    def images_per_s(self, engine: str, of: Literal["min_s", "median_s"]) -> float: ...
-    def best_peer(self, of: Literal["min_s", "median_s"]) -> float: ...
-    def ratio(self, of: Literal["min_s", "median_s"]) -> float: ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """One engine in one row; None where it has none, for the reason in `failed`. error: largest difference of a logit
@@ -74,13 +61,13 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """macs: multiplications of an image without transforms, and those that our kernels did; sgemm_gflops by library."""
+class Compared:
+    """A row that has been measured, of inference or training. macs: multiplications of an image without transforms;
+    sgemm_gflops by library."""
 
     row: Row
     engines: Mapping[str, Timing]
     macs: int
-    true_macs: int
     sgemm_gflops: Mapping[str, float]
     machine: str
     isa: str
@@ -89,24 +76,32 @@ class Measured:
     date: str
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Measured":
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         engines = {name: Timing(**fields) for name, fields in values["engines"].items()}
         return cls(**{**values, "row": Row(**values["row"]), "engines": engines})
 
-    def images_per_s(self, engine: str, of: Literal["min_s", "median_s"]) -> float:
-        """NaN where it failed."""
+    def images_per_s(self, engine: str, of: Of) -> float:
+        """NaN where it was not measured."""
         seconds: float | None = getattr(self.engines[engine], of)
         return math.nan if seconds is None else self.row.batch / seconds
 
-    def best_peer(self, of: Literal["min_s", "median_s"]) -> float:
-        """Images/s; NaN where all failed."""
-        rates = [
-            self.images_per_s(name, of) for name, each in self.engines.items() if name != "ours" and not each.failed
-        ]
+    def best(self, of: Of, names: Iterable[str]) -> float:
+        """Images/s of the best of these; NaN where all failed."""
+        rates = [self.images_per_s(name, of) for name in names if not self.engines[name].failed]
         return max(rates, default=math.nan)
 
-    def ratio(self, of: Literal["min_s", "median_s"]) -> float:
+    def best_peer(self, of: Of) -> float:
+        return self.best(of, [name for name in self.engines if name != "ours"])
+
+    def ratio(self, of: Of) -> float:
         return self.images_per_s("ours", of) / self.best_peer(of)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured(Compared):
+    """true_macs: the multiplications that our kernels did."""
+
+    true_macs: int
 
 
 def tables(measured: Sequence[Measured]) -> str:
@@ -116,15 +111,20 @@ def tables(measured: Sequence[Measured]) -> str:
     parts = [_table(part, peaks) for part in (main, [each for each in measured if each not in main]) if part]
     errors = {name: max((each.engines[name].error or 0 for each in measured), default=0) for name in MARKS}
     says = [f"Largest error: {', '.join(f'{name} {error:.1e}' for name, error in errors.items())}."]
-    for threads, (gflops, way) in sorted(peaks.items(), reverse=True):
-        says.append(f"sgemm with {threads} thread{'s' * (threads > 1)}: at most {gflops:.0f} GFLOP/s ({way}).")
-    for what in {(each.machine, each.isa, each.date, each.commit, *each.versions.items()) for each in measured}:
+    says += circumstances(measured)
+    return "\n\n".join([*parts, "\n".join(says)])
+
+
+def circumstances(measured: Sequence[Compared]) -> Iterator[str]:
+    """What it takes to read any table: the machine's speed and name, versions, what failed."""
+    for threads, (gflops, way) in sorted(sgemm_peaks(measured).items(), reverse=True):
+        yield f"sgemm with {threads} thread{'s' * (threads > 1)}: at most {gflops:.0f} GFLOP/s ({way})."
+    for what in sorted({(each.machine, each.isa, each.date, each.commit, *each.versions.items()) for each in measured}):
         machine, isa, date, commit, *versions = what
         packages = ", ".join(" ".join(pair) for pair in versions)
-        says.append(f"{machine}, ours with {isa}; {date}, commit {commit}; {packages}.")
+        yield f"{machine}, ours with {isa}; {date}, commit {commit}; {packages}."
     for each in measured:
-        says += [f"{each.row.name}: {name}: {one.failed}." for name, one in each.engines.items() if one.failed]
-    return "\n\n".join([*parts, "\n".join(says)])
+        yield from (f"{each.row.name}: {name}: {one.failed}." for name, one in each.engines.items() if one.failed)
 
 
 def sgemm_peaks(measured: Sequence[Compared]) -> dict[int, tuple[float, str]]:

@@ -13,11 +13,8 @@ a setting is left out that was slower by a fifth at batch 32. Half of the time g
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import json
 import math
-import statistics
 import sys
 import time
 from collections.abc import Mapping
@@ -26,7 +23,7 @@ from pathlib import Path
 
 import torch
 import training_process
-from inference import NETWORKS, PAUSE_S, alternate, chosen, commit, machine, one_by_one, sgemm_gflops, timed
+from inference import NETWORKS, PAUSE_S, alternate, chosen, circumstances, one_by_one, sgemm_gflops, summed_up, timed
 from inference_table import Row, Timing, draw
 from training_engines import (
     OURS,
@@ -44,7 +41,6 @@ from training_engines import (
 from training_table import MARKS, SAYS, Measured, tables
 
 from wideresnet import runtime
-from wideresnet.kernels import library
 from wideresnet.model import count_macs
 
 BATCHES = (32, 128)
@@ -68,23 +64,14 @@ def measure(row: Row, hopeless: Mapping[str, str]) -> Measured:
         for name, values in alternate(steps).items():
             seconds[name] += values
     peaks.append(sgemm_gflops(row.threads))
-    for name, values in seconds.items():
-        best, median = min(values), statistics.median(values)
-        timings[name] = Timing(min_s=best, median_s=median, calls=len(values), error=timings[name].error)
-    loaded = library.load()
-    assert isinstance(loaded, library.Library)
+    summed_up(seconds, timings)
     return Measured(
         row=row,
         engines={name: timings[name] for name in MARKS},
         macs=count_macs(network(row.network), row.pixels, row.pixels),
-        sgemm_gflops={way: max(peak[way] for peak in peaks) for way in peaks[0]},
         sgd=sgd,
         fell_back=fallbacks(),
-        machine=machine(),
-        isa=next(iter(loaded.isas)),
-        versions={name: importlib.metadata.version(name) for name in ("torch", "numpy")},
-        commit=commit(),
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        **circumstances(peaks, ("torch", "numpy")),
     )
 
 

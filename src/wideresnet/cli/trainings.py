@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 ReadingOptions = Annotated[Reading, Parameter(name="*", group="Reading DATA")]
 AS_FOUND = Reading()
 
-_UNTOUCHED = {
+# Options as they are where nobody gives them, which --resume tells from given ones; of `tune` too.
+UNTOUCHED = {
     "fit": "crop",
     "pretrained": False,
     "seed": 0,
@@ -165,7 +166,7 @@ def train(
     options = {name: value for name, value in options.items() if value is not None or name == "max_bad"}
     with watching() as watch:
         if resume is not None:
-            if data is not None or find_lr or options != _UNTOUCHED:
+            if data is not None or find_lr or options != UNTOUCHED:
                 raise UsageError("--resume RUN stands alone (but for --cache): data and options are the run's own")
             run = jobs.resume(resume, cache=cache, watch=watch)
         elif data is None:

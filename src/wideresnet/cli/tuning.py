@@ -7,22 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from wideresnet.cli.console import percent, print_table, say, watching
-from wideresnet.cli.trainings import AS_FOUND, ReadingOptions, count_or_all
+from wideresnet.cli.trainings import AS_FOUND, UNTOUCHED, ReadingOptions, count_or_all
 from wideresnet.errors import UsageError
 from wideresnet.recipes import RecipeChanges
 
 if TYPE_CHECKING:
     from wideresnet.jobs import Tune
 
-_UNTOUCHED = {
-    "fit": "crop",
-    "pretrained": False,
-    "seed": 0,
-    "device": "auto",
-    "engine": "auto",
-    "max_bad": 0,
-    "download": False,
-}
 _SHOWN = 10  # trials on the screen; all are in trials.csv
 
 
@@ -132,7 +123,7 @@ def tune(
     options = {name: value for name, value in options.items() if value is not None or name == "max_bad"}
     with watching() as watch:
         if resume is not None:
-            if data is not None or options != _UNTOUCHED:
+            if data is not None or options != UNTOUCHED:
                 raise UsageError(
                     "--resume FOLDER goes with --trials alone (and --cache): data and options are the search's own"
                 )

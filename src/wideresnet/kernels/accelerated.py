@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wideresnet import runtime
 from wideresnet.kernels import library, plan
-from wideresnet.kernels.gradients import Trainer
+from wideresnet.kernels.gradients import Trainer, modal
 from wideresnet.kernels.network import Network
 from wideresnet.model import WideResNetClassifier
 
@@ -125,7 +125,7 @@ class Accelerated(nn.Module):
         self._places: list[int] | None = None  # of the weights, for which there is a trainer or a reason why not
         self._untrained: str | None = None
         self._parts = list(self.model.modules())
-        self._modal = [m for m in self._parts if isinstance(m, nn.BatchNorm2d | nn.Dropout)]  # that ask for their mode
+        self._modal = modal(self.model)
         self._hooks = [
             hooks
             for m in self._parts

@@ -28,8 +28,8 @@ class _Bound:
         base = memory.data_ptr()
         self.forward, self._forward_open = program.forward.bound(base)
         self.backward, self._backward_open = program.backward.bound(base)
-        passes = {id(program.forward): self.forward, id(program.backward): self.backward}
-        self.dropouts = [(passes[id(to)][index], number) for to, index, number in program.dropouts]
+        arrays = {id(program.forward): self.forward, id(program.backward): self.backward}
+        self.dropouts = [(arrays[id(to)][index], number) for to, index, number in program.dropouts]
         self.work = memory[program.work :]
         self.state = memory[: program.state]
         ones = (library.SCALE, library.RSTD, library.P)
@@ -47,7 +47,7 @@ class _Bound:
 
     def sums(self, offset: int, channels: int) -> Tensor:
         """float64 [threads, rows, channels] that operations summed."""
-        padded = -(-channels // self.program.lanes) * self.program.lanes
+        padded = self.program.padded(channels)
         count = 2 * self.program.threads * library.SUM_ROWS * padded
         sums = self._memory[offset : offset + count].view(torch.float64).view(-1, library.SUM_ROWS, padded)
         return sums[..., :channels]
@@ -113,6 +113,11 @@ class _Lease:
         self.give_back()
 
 
+def modal(model: nn.Module) -> list[nn.Module]:
+    """The parts that compute otherwise in training mode."""
+    return [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.Dropout)]
+
+
 def _size(arena: _Arena) -> int:
     return arena.memory.numel()
 
@@ -125,7 +130,7 @@ class Trainer:
         self.free: list[_Arena] = []  # that no graph needs
         self._loaded, self._isa = loaded, isa
         self._programs: dict[tuple[Any, ...], Program] = {}
-        self._modal = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.Dropout)]
+        self._modal = modal(model)
 
     def __call__(self, x: Tensor) -> Tensor | None:
         """x float32 [N, C, H, W] → features' mean [N, channels]. Updates BN's buffers as torch does.

@@ -39,7 +39,7 @@ class Op(ctypes.Structure):
         *((name, _LONG) for name in ("block_tiles", "block_panels", "split")),
         *((name, _LONG) for name in ("segment", "group", "x_step", "res_step", "y_step")),
         *((name, POINTER) for name in ("x", "scale", "shift", "weight", "bias", "res", "y")),
-        *((name, _INT) for name in ("of", "end", "transposed", "pooled", "running", "unused")),
+        *((name, _INT) for name in ("of", "end", "transposed", "pooled", "running")),
         *((name, ctypes.c_float) for name in ("drop", "eps")),
         *((name, _LONG) for name in ("seed", "image", "out_top", "out_left", "z_step")),
         *((name, POINTER) for name in ("z", "norm", "y2", "sums")),

@@ -286,16 +286,20 @@ def choose_trained(shape: Mapping[str, int], images: int, *, threads: int) -> di
     fields of its wrn_op."""
     if shape["size"] == 1:
         return {"split": max(1, 4 * threads // images), "block_tiles": 256, "block_panels": 99}
-    filters = (81 if shape["stride"] == 2 else 36) * shape["c"] * shape["k"] * 4  # bytes
-    return {"block_tiles": 64, "block_panels": 1 if filters > 16e6 else 2}
+    return {"block_tiles": 64, "block_panels": 1 if _transformed_bytes(shape) > 16e6 else 2}
 
 
 def choose_weight_gradient(shape: Mapping[str, int]) -> dict[str, int]:
     """Blocks of the products that a weight's gradient is summed from; small sums are each thread's own."""
     if shape["size"] == 1:
         return {"share": 0, "block_tiles": 256}
-    share = (81 if shape["stride"] == 2 else 36) * shape["c"] * shape["k"] * 4 > 4e6
+    share = _transformed_bytes(shape) > 4e6
     return {"share": int(share), "block_tiles": 512 if share else 64}
+
+
+def _transformed_bytes(shape: Mapping[str, int]) -> int:
+    """Of a 3×3 convolution's filters in Winograd's domain, and of the sums of their gradient."""
+    return (81 if shape["stride"] == 2 else 36) * shape["c"] * shape["k"] * 4
 
 
 def group(images: int, pixels: int, channels: int, *, threads: int) -> int:

@@ -188,7 +188,7 @@ class Program:
 
     # Operations
 
-    def add(self, to: Pass, kind: int, *, x: Any = None, y: Any = None, **given: Any) -> Fields:
+    def add(self, to: Pass, kind: int, *, x: Any = None, y: Any = None, **given: Any) -> None:
         """An operation on maps: x's size is the input's, y's the output's; of one without maps its fields say it."""
         step: Fields = {"kind": kind, "n": self.n, "group": self.n, "segment": len(to.steps), "stride": 1, "size": 1}
         for at, names in ((x, ("h", "w", "c")), (y, ("ho", "wo", "k"))):
@@ -199,7 +199,6 @@ class Program:
             if isinstance(value, Map):
                 step[name], step[_STEPS[name]] = value.offset, value.step
         to.steps.append(step)
-        return step
 
     def activated(self, norm: Norm) -> Fields:
         """BN and activation on load."""

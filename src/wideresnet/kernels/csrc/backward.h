@@ -275,8 +275,8 @@ struct WeightGrad {
       const Index f = piece / panels, p = piece % panels;
       float* to = sum + f * sums_stride(op) + p * kPanel * op.c;
       const float *a = v + f * v_stride, *b = d + f * d_stride + p * kPanel * tiles;
-      if (kp - p * kPanel >= kPanel) multiply_across<2>(op.c, count, a, cp, b, to, 2 * kLanes, add);
-      else multiply_across<1>(op.c, count, a, cp, b, to, kLanes, add);
+      if (kp - p * kPanel >= kPanel) multiply_panel<2>(kAcross, op.c, count, a, cp, b, to, 2 * kLanes, add);
+      else multiply_panel<1>(kAcross, op.c, count, a, cp, b, to, kLanes, add);
     }
   }
 

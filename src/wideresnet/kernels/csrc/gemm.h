@@ -45,36 +45,9 @@ WRN_INLINE void multiply(Index depth, const float* a, Index stride, const float*
   }
 }
 
-template <int kRows, int kVecs, bool kStream>
-void block(Index depth, const float* a, Index stride, const float* b, float* m, Index m_stride, bool add) {
-  vec sums[kRows][kVecs];
-#pragma GCC unroll 14
-  for (int i = 0; i < kRows; i++)
-#pragma GCC unroll 2
-    for (int v = 0; v < kVecs; v++) sums[i][v] = add ? load(m + i * m_stride + v * kLanes) : vec{};
-  multiply<kRows, kVecs, kStream>(depth, a, stride, b, sums);
-#pragma GCC unroll 14
-  for (int i = 0; i < kRows; i++)
-#pragma GCC unroll 2
-    for (int v = 0; v < kVecs; v++) store(m + i * m_stride + v * kLanes, sums[i][v]);
-}
-
-using Block = void (*)(Index, const float*, Index, const float*, float*, Index, bool);
-template <int kVecs, bool kStream, int... kRows>
-constexpr auto blocks_of(std::integer_sequence<int, kRows...>) {
-  return std::array<Block, sizeof...(kRows)>{block<kRows + 1, kVecs, kStream>...};
-}
-template <int kVecs, bool kStream>
-constexpr auto kBlocks = blocks_of<kVecs, kStream>(std::make_integer_sequence<int, kMaxRows>{});
-
-// m[i][…] (+)= Σ_t a[t·step + i] · b[(t·kVecs + v)·lanes …]: as `block` with a's rows across, for sums over tiles.
+// The same with a's rows across: sums[i][v] += Σ_t a[t·step + i] · b[…], for sums over tiles.
 template <int kRows, int kVecs>
-void block_across(Index depth, const float* a, Index step, const float* b, float* m, Index m_stride, bool add) {
-  vec sums[kRows][kVecs];
-#pragma GCC unroll 14
-  for (int i = 0; i < kRows; i++)
-#pragma GCC unroll 2
-    for (int v = 0; v < kVecs; v++) sums[i][v] = add ? load(m + i * m_stride + v * kLanes) : vec{};
+WRN_INLINE void multiply_across(Index depth, const float* a, Index step, const float* b, vec (&sums)[kRows][kVecs]) {
 #pragma GCC unroll 2
   for (Index t = 0; t < depth; t++, a += step) {
     vec right[kVecs];
@@ -87,37 +60,43 @@ void block_across(Index depth, const float* a, Index step, const float* b, float
       for (int v = 0; v < kVecs; v++) sums[i][v] += left * right[v];
     }
   }
+}
+
+enum Way { kCached, kStreamed, kAcross };  // b in the caches; from beyond; a's rows across
+
+template <int kRows, int kVecs, Way kWay>
+void block(Index depth, const float* a, Index stride, const float* b, float* m, Index m_stride, bool add) {
+  vec sums[kRows][kVecs];
+#pragma GCC unroll 14
+  for (int i = 0; i < kRows; i++)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVecs; v++) sums[i][v] = add ? load(m + i * m_stride + v * kLanes) : vec{};
+  if constexpr (kWay == kAcross) multiply_across<kRows, kVecs>(depth, a, stride, b, sums);
+  else multiply<kRows, kVecs, kWay == kStreamed>(depth, a, stride, b, sums);
 #pragma GCC unroll 14
   for (int i = 0; i < kRows; i++)
 #pragma GCC unroll 2
     for (int v = 0; v < kVecs; v++) store(m + i * m_stride + v * kLanes, sums[i][v]);
 }
-template <int kVecs, int... kRows>
-constexpr auto blocks_across_of(std::integer_sequence<int, kRows...>) {
-  return std::array<Block, sizeof...(kRows)>{block_across<kRows + 1, kVecs>...};
-}
-template <int kVecs>
-constexpr auto kBlocksAcross = blocks_across_of<kVecs>(std::make_integer_sequence<int, kMaxRows>{});
 
-// m[rows][kVecs·lanes] (+)= aᵀ · b over `depth` tiles.
+using Block = void (*)(Index, const float*, Index, const float*, float*, Index, bool);
+template <int kVecs, Way kWay, int... kRows>
+constexpr auto blocks_of(std::integer_sequence<int, kRows...>) {
+  return std::array<Block, sizeof...(kRows)>{block<kRows + 1, kVecs, kWay>...};
+}
+template <int kVecs, Way kWay>
+constexpr auto kBlocks = blocks_of<kVecs, kWay>(std::make_integer_sequence<int, kMaxRows>{});
+
+// m[rows][kVecs·lanes] (+)= a[rows][depth] · b, or a[depth][rows]ᵀ · b, the rows in blocks as equal as they can be; `stride`:
+// from one row of a, or with it across from one step of the depth, to the next.
 template <int kVecs>
-WRN_INLINE void multiply_across(Index rows, Index depth, const float* a, Index step, const float* b, float* m, Index m_stride, bool add) {
-  const Index num = divide_up(rows, kMaxRows);
+WRN_INLINE void multiply_panel(Way way, Index rows, Index depth, const float* a, Index stride, const float* b, float* m,
+                               Index m_stride, bool add) {
+  const auto& blocks = way == kAcross ? kBlocks<kVecs, kAcross> : way == kStreamed ? kBlocks<kVecs, kStreamed> : kBlocks<kVecs, kCached>;
+  const Index num = divide_up(rows, kMaxRows), row = way == kAcross ? 1 : stride;
   for (Index i = 0; i < num; i++) {
     const Index first = rows * i / num, count = rows * (i + 1) / num - first;
-    kBlocksAcross<kVecs>[count - 1](depth, a + first, step, b, m + first * m_stride, m_stride, add);
-  }
-}
-
-// m[rows][kVecs·lanes] (+)= a[rows][depth] · b, the rows in blocks as equal as they can be.
-template <int kVecs>
-WRN_INLINE void multiply_panel(Index rows, Index depth, const float* a, Index stride, const float* b, float* m,
-                               Index m_stride, bool add, bool stream) {
-  const Index num = divide_up(rows, kMaxRows);
-  for (Index i = 0; i < num; i++) {
-    const Index first = rows * i / num, count = rows * (i + 1) / num - first;
-    const Block f = stream ? kBlocks<kVecs, true>[count - 1] : kBlocks<kVecs, false>[count - 1];
-    f(depth, a + first * stride, stride, b, m + first * m_stride, m_stride, add);
+    blocks[count - 1](depth, a + first * row, stride, b, m + first * m_stride, m_stride, add);
   }
 }
 

@@ -177,7 +177,7 @@ void multiply_raw(const wrn_op& op, const Sizes<Scheme>& sizes, Index count, con
     const Index lines = divide_up(kChunk * 9 * kVecs * kLanes, 16 * Scheme::kProducts);
     for (int f = 0; f < Scheme::kProducts; f++) {
       for (Index i = 0; i < lines; i++) __builtin_prefetch(next + (f * lines + i) * 16, 0, 2);
-      multiply_panel<kVecs>(count, depth, v + f * sizes.v_stride + from, cp, u + f * stride, m + f * sizes.m_stride, width, from > 0, false);
+      multiply_panel<kVecs>(kCached, count, depth, v + f * sizes.v_stride + from, cp, u + f * stride, m + f * sizes.m_stride, width, from > 0);
     }
   }
 }
@@ -250,7 +250,7 @@ void multiply_and_finish(const wrn_op& op, const Sizes<Scheme>& sizes, const flo
                          Index first_panel, Index last_panel, double* sums) {
   constexpr Index P = Scheme::kProducts;
   const Index cp = padded(op.c), c = op.c, kp = padded(op.k), count = last - first;
-  const bool stream = c * kp >= 200 * 200;  // 6 MB of filters: they come from the third cache, or from memory
+  const Way way = c * kp >= 200 * 200 ? kStreamed : kCached;  // 6 MB of filters: they come from the third cache, or from memory
   for (Index from = first_panel; from < last_panel; from += sizes.panels) {
     const Index to = std::min(from + sizes.panels, last_panel), width = std::min(to * kPanel, kp) - from * kPanel;
     if (Scheme::kTaps == 9 && op.raw_filters) {
@@ -269,8 +269,8 @@ void multiply_and_finish(const wrn_op& op, const Sizes<Scheme>& sizes, const flo
           const Index vecs = kp - p * kPanel >= kPanel ? 2 : 1;
           const float* u = op.weight + p * panel_floats<Scheme>(op) + f * filter_stride(c * vecs * kLanes);
           float* out = m + f * sizes.m_stride + (p - from) * kPanel;
-          if (vecs == 2) multiply_panel<2>(count, c, v + f * sizes.v_stride, cp, u, out, width, false, stream);
-          else multiply_panel<1>(count, c, v + f * sizes.v_stride, cp, u, out, width, false, stream);
+          if (vecs == 2) multiply_panel<2>(way, count, c, v + f * sizes.v_stride, cp, u, out, width, false);
+          else multiply_panel<1>(way, count, c, v + f * sizes.v_stride, cp, u, out, width, false);
         }
     }
     transform_output<Scheme>(op, m, sizes.m_stride, width, first, last, from * kPanel, from * kPanel + width, sums);

@@ -71,7 +71,6 @@ typedef struct wrn_op {
   int32_t of, end;         // enum wrn_kind, wrn_end
   int32_t transposed;      // the gradient of the input, by weights that are turned round
   int32_t pooled, running; // of x; BN in eval mode
-  int32_t unused;
   float drop, eps;         // probability of dropout's zeros, 0 for none; of WRN_NORM
   int64_t seed, image;     // of dropout; the group's first image, set by wrn_run
   int64_t out_top, out_left, z_step;  // outputs of the first tile that lie outside
