@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor
 
+from wideresnet import runtime
 from wideresnet.data import Pictures
 
 # The machine that runs the tests may be busy: no example fails for the time it takes.
@@ -44,3 +45,11 @@ def overwrite(path: Path, at: int, content: bytes) -> None:
     with path.open("r+b") as file:
         file.seek(at, os.SEEK_END if at < 0 else os.SEEK_SET)
         file.write(content)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was said once on stderr, while the test ran."""
+    lines: list[str] = []
+    monkeypatch.setattr(runtime, "say_once", lambda text: lines.append(text) if text not in lines else None)
+    return lines

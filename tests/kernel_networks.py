@@ -9,7 +9,9 @@ import torch
 from test_model import lively
 from torch import Tensor, nn
 
+from wideresnet import kernels
 from wideresnet.kernels import library, plan
+from wideresnet.kernels.accelerated import Accelerated
 from wideresnet.kernels.library import Library
 from wideresnet.kernels.network import Network
 from wideresnet.kernels.plan import Algorithm
@@ -40,6 +42,12 @@ def wrn(
             if name.endswith("bias"):
                 nn.init.uniform_(value, -0.3, 0.3)
     return lively(model, seed).eval()  # type: ignore[return-value]
+
+
+def accelerated(model: nn.Module) -> Accelerated:
+    found = kernels.accelerate(model)
+    assert isinstance(found, Accelerated)
+    return found
 
 
 def made(model: WideResNetClassifier, isa: str = BEST, algorithm: Algorithm = "fast") -> Network:

@@ -1,44 +1,26 @@
-"""`accelerate`: the model's own answer whatever is changed, asked or missing; threads, processes, broken libraries."""
+"""`accelerate`: the model's own answer whatever is changed, asked or missing; threads, processes."""
 
 import copy
 import math
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from kernel_networks import ALGORITHMS, error, exactly, made, wrn
+from kernel_networks import ALGORITHMS, accelerated, error, exactly, made, wrn
 from test_model import images, lively
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from wideresnet import kernels, runtime
-from wideresnet.kernels import library
-from wideresnet.kernels.accelerated import Accelerated
-from wideresnet.kernels.library import Library
+from wideresnet import kernels
 from wideresnet.kernels.plan import Algorithm
 from wideresnet.model import WideResidualBlock, WideResNetClassifier
-
-
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was said on stderr."""
-    lines: list[str] = []
-    monkeypatch.setattr(runtime, "say_once", lambda text: lines.append(text) if text not in lines else None)
-    return lines
-
-
-def accelerated(model: nn.Module) -> Accelerated:
-    found = kernels.accelerate(model)
-    assert isinstance(found, Accelerated)
-    return found
 
 
 def same(fast: nn.Module, model: nn.Module, x: Tensor, bound: float = 1e-5) -> bool:
@@ -396,7 +378,8 @@ def python(program: str, *words: str, **environment: str) -> str:
 FORK = """
 import os, sys, threading, torch
 from kernel_networks import wrn
-from test_accelerated import X, accelerated
+from kernel_networks import accelerated
+from test_accelerated import X
 fast = accelerated(wrn())
 other_threads = fast if sys.argv[1] == "the same model" else accelerated(wrn(seed=1))
 torch.set_num_threads(2)
@@ -434,62 +417,3 @@ def test_many_threads_and_then_few_answer_the_same() -> None:
     expected = computes(x, 1)
     for threads in (32, 2, 17, 1, 2):
         assert torch.equal(computes(x, threads), expected), threads
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the library would be; nothing is there. `load` looks anew."""
-    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
-    library.load.cache_clear()
-    yield tmp_path / "_kernels.so"
-    library.load.cache_clear()
-
-
-def _falls_back(reason: str, said: list[str]) -> None:
-    model = wrn()
-    assert kernels.accelerate(model) is model
-    assert len(said) == 1
-    assert reason in said[0], said
-    assert "torch computes" in said[0]
-
-
-def test_no_library_is_said_and_torch_computes(elsewhere: Path, said: list[str]) -> None:
-    assert not elsewhere.exists()
-    _falls_back("not built: install a C++ compiler, then this package again", said)
-
-
-@pytest.mark.parametrize("content", [b"", b"no library", b"\x7fELF\x01\x01\x01" + bytes(500)])
-def test_a_file_that_is_no_library_of_this_machine_is_said(content: bytes, elsewhere: Path, said: list[str]) -> None:
-    elsewhere.write_bytes(content)
-    _falls_back("not loaded: ", said)
-
-
-@pytest.mark.parametrize(
-    ("source", "reason"),
-    [
-        ("int wrn_abi(void) { return 999; }", "interface 999, expected 3; install this package again"),
-        ("int wrn_abi(void) { return 3; }", "undefined symbol"),
-        ("int other(void) { return 1; }", "undefined symbol"),
-    ],
-)
-def test_a_library_of_another_version_is_said(source: str, reason: str, elsewhere: Path, said: list[str]) -> None:
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if compiler is None:
-        pytest.skip("no C compiler")
-    command = [compiler, "-x", "c", "-shared", "-fPIC", "-", "-o", str(elsewhere)]
-    subprocess.run(command, input=source, text=True, check=True)
-    _falls_back(reason, said)
-
-
-def test_a_processor_without_vectors_is_said(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
-    library.load.cache_clear()
-    original = Library.__init__
-
-    def scalar_alone(self: Library, path: Path) -> None:
-        original(self, path)
-        self.isas = {"scalar": self.isas["scalar"]}
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Library, "__init__", scalar_alone)
-        _falls_back("this processor has none of the instruction sets", said)
-    library.load.cache_clear()

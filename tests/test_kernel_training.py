@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from kernel_networks import wrn
-from test_accelerated import said  # noqa: F401  (a fixture)
+from kernel_networks import accelerated, wrn
 from test_kernel_gradients import (
-    accelerated,
     labels,
     norm_of,
     one_thread,  # noqa: F401  (a fixture)
@@ -162,7 +160,7 @@ def test_checkpointing_has_the_same_gradients(reentrant: bool) -> None:
     assert expected.training
 
 
-def test_functional_calls_and_torch_func_use_the_weights_that_they_are_given(said: list[str]) -> None:  # noqa: F811
+def test_functional_calls_and_torch_func_use_the_weights_that_they_are_given(said: list[str]) -> None:
     fast, expected = pair()
     fast.eval()
     expected.eval()
@@ -216,7 +214,7 @@ def test_a_mode_changed_between_the_passes_changes_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("when", ["before the first step", "after it"])
-def test_data_replaced_and_layouts_changed_are_noticed(when: str, said: list[str]) -> None:  # noqa: F811
+def test_data_replaced_and_layouts_changed_are_noticed(when: str, said: list[str]) -> None:
     """`tensor.data`, on which the parameter stays the same one: the kernels went on with the memory that was let go."""
     changes: tuple[Callable[[nn.Module], object], ...] = (
         lambda m: nn.utils.vector_to_parameters(1.3 * nn.utils.parameters_to_vector(m.parameters()), m.parameters()),
@@ -321,7 +319,7 @@ def test_nan_and_infinity_make_the_loss_torchs_and_leave_the_next_step_alone(val
     close(of(fast), of(expected))
 
 
-def test_autocast_hooks_and_other_dtypes_are_torchs_and_said_once(said: list[str]) -> None:  # noqa: F811
+def test_autocast_hooks_and_other_dtypes_are_torchs_and_said_once(said: list[str]) -> None:
     fast, expected = pair()
     calls: list[str] = []
     for compute in (fast, expected):
@@ -383,7 +381,7 @@ def test_a_training_goes_on_after_a_pass_in_inference_mode() -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_what_overflows_in_the_transforms_alone_is_computed_by_torch(said: list[str]) -> None:  # noqa: F811
+def test_what_overflows_in_the_transforms_alone_is_computed_by_torch(said: list[str]) -> None:
     fast, _ = pair()
     model = fast.model
     model.eval()

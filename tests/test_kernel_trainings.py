@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from kernel_networks import accelerated
 from test_accelerated import python
 from test_kernel_gradients import (
-    accelerated,
     norm_of,
     one_thread,  # noqa: F401  (a fixture)
     same_buffers,
@@ -131,8 +131,7 @@ def steps(model: nn.Module, count: int = 4) -> str:
 
 BITS = """
 import os, sys, torch
-from kernel_networks import wrn
-from test_kernel_gradients import accelerated
+from kernel_networks import accelerated, wrn
 from test_kernel_training import X, loss, smooth
 from test_kernel_trainings import steps
 torch.set_num_threads(int(sys.argv[1]))

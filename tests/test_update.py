@@ -22,6 +22,7 @@ SHAPES = [(16, 3, 3, 3), (1,), (0,), (5000,), (7, 13), (3, 1, 1, 1)]
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every time that something was said, the same line too."""
     lines: list[str] = []
     monkeypatch.setattr(runtime, "say_once", lines.append)
     return lines
