@@ -259,10 +259,10 @@ def test_unreadable_pictures_are_remembered_with_their_reason_until_they_can_be_
 def test_a_disk_that_failed_once_is_asked_again(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from wideresnet.data import decoding
 
-    def failing(source: Any) -> Any:
+    def failing(source: Any, max_pixels: int) -> Any:
         if "0.bmp" in str(source):
             raise wrn.ImageError("Input/output error")
-        return upright(source)
+        return upright(source, max_pixels)
 
     upright = decoding.upright
     with monkeypatch.context() as patch:

@@ -130,6 +130,35 @@ def test_a_newer_major_version_is_refused_saying_what_to_do(tmp_path: Path, monk
         load_model(tmp_path / "m")
 
 
+PAIRS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"depth": 16}),
+    ({"depth": 16}, {}),
+    ({}, {"widen_factor": 2}),
+    ({"widen_factor": 2}, {}),
+    ({}, {"num_classes": 3}),  # of which the card names two
+    ({}, {"in_channels": 1}),
+    ({"in_channels": 1}, {}),
+    ({}, {"stem": "conv"}),
+    ({"stem": "conv"}, {}),
+    ({}, {"conv_bias": "all"}),
+    ({"conv_bias": "all"}, {}),
+    ({}, {"norm": "none"}),
+]
+
+
+@pytest.mark.parametrize(("told", "held"), PAIRS, ids=str)
+def test_a_card_of_another_network_than_its_tensors_is_refused_with_the_first_that_differ(
+    tmp_path: Path, told: dict[str, Any], held: dict[str, Any]
+) -> None:
+    small = {"num_classes": 2, "depth": 10, "widen_factor": 1}
+    told_of, model = WideResNetClassifier(**{**small, **told}), WideResNetClassifier(**{**small, **held})
+    preprocess = Preprocess(size=8, mean=(0.5,) * 3, std=(0.2,) * 3)
+    card = Card(architecture=told_of.architecture, class_names=("a", "b"), preprocess=preprocess)
+    save_model(tmp_path / "m.safetensors", model.state_dict(), card)
+    with pytest.raises(ModelFileError, match=r"m\.safetensors: .*not the tensors of .+: .*( instead of |missing)"):
+        load_model(tmp_path / "m.safetensors")
+
+
 def test_a_card_with_the_wrong_number_of_classes_cannot_be_made() -> None:
     with pytest.raises(ModelFileError, match="3 class names for a network of 2 classes"):
         Card(architecture={"num_classes": 2}, class_names=("a", "b", "c"), preprocess=card(small()).preprocess)

@@ -476,13 +476,13 @@ def test_the_version_is_the_package_s(place: Path) -> None:
 
 @pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("20min", 1200), ("2h", 7200), ("1.5 h", 5400)])
 def test_a_time_is_a_number_with_a_unit(text: str, expected: float) -> None:
-    assert seconds(text) == expected
+    assert seconds(text, "--time-budget") == expected
 
 
 @pytest.mark.parametrize("text", ["", "20", "min", "-3s", "0s", "3 weeks", "nan s"])
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="expected a time above 0 with its unit"):
-        seconds(text)
+    with pytest.raises(UsageError, match=r"--checkpoint-every .*expected a time above 0 with its unit"):
+        seconds(text, "--checkpoint-every")
 
 
 def test_max_bad_is_a_count_or_all() -> None:

@@ -148,7 +148,7 @@ def test_every_picture_is_judged_once_by_the_network_that_never_saw_it(whole: tu
 def test_a_cross_validation_leaves_a_run_for_each_fold_and_one_report_of_all(whole: tuple[Path, wrn.Run]) -> None:
     _, run = whole
     assert {p.name for p in run.folder.iterdir()} == {
-        *("config.json", "log.txt", "folds.csv", "report.html", "fold-1", "fold-2", "fold-3")
+        *("config.json", "log.txt", "folds.csv", "report.html", "fold-1", "fold-2", "fold-3", ".lock")
     } - ({"log.txt"} if not (run.folder / "log.txt").exists() else set())
     rows = list(csv.DictReader((run.folder / "folds.csv").open()))
     assert [float(row["accuracy"]) for row in rows] == [fold.evaluation.accuracy for fold in run.folds]

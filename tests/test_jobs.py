@@ -65,9 +65,11 @@ def test_training_learns_and_leaves_every_file_of_a_run(shapes_run: tuple[Path, 
         "config.json",
         "metrics.csv",
         "checkpoint.safetensors",
+        "checkpoint.previous.safetensors",
         "model.safetensors",
         "report.html",
         "log.txt",
+        ".lock",
     }
     rows = list(csv.DictReader((run.folder / "metrics.csv").open()))
     assert [row["epoch"] for row in rows] == [str(i) for i in range(1, 13)]

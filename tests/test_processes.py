@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -211,22 +212,24 @@ def test_torchrun_trains_a_run_that_one_process_writes_and_tells_of(
     assert evaluation["num_images"] == 179
     assert len((out / "metrics.csv").read_text().splitlines()) == 3
     assert "torchrun --nproc-per-node 2 -m wideresnet train digits" in runs.read_config(out).command
-    with pytest.raises(UsageError, match=r"trained by 2 processes, and these are 1.*torchrun --nproc-per-node 2"):
+    with pytest.raises(UsageError, match=r"processes 2 → 1.*torchrun --nproc-per-node 2"):
         wrn.resume(out)
 
 
-INTERRUPT_THE_OTHER = """
+SIGNAL_THE_OTHER = """
 import os, signal, sys
 from pathlib import Path
 from wideresnet import cli
 from wideresnet.cli import console
 
+os.chdir(Path(__file__).parent)
+
 def progress(what, done, *_):  # of the first process: the others show nothing
-    if what.startswith("epoch 2/") and done == 19:
+    if what.startswith("epoch 2/") and done == 19 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         launcher = os.getppid()
         for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
             if int(child) != os.getpid():
-                os.kill(int(child), signal.SIGINT)
+                os.kill(int(child), signal.SIGNAL)
 
 console._sparse = lambda: progress
 sys.exit(cli.run(sys.argv[1:]))
@@ -238,7 +241,7 @@ def test_processes_of_which_one_is_interrupted_stop_after_the_same_step_and_go_o
 ) -> None:
     if not Path("/proc/self/task").exists():
         pytest.skip("finds processes as Linux shows them")
-    (tmp_path / "interrupt.py").write_text(INTERRUPT_THE_OTHER)
+    (tmp_path / "interrupt.py").write_text(SIGNAL_THE_OTHER.replace("SIGNAL", "SIGINT"))
     stopped = train_digits(tmp_path / "run", *SLOWLY, program=[str(tmp_path / "interrupt.py")])
     step = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")[1]["begun"]["steps"]
     assert step >= 5, stopped.stderr[-3000:]
@@ -248,6 +251,39 @@ def test_processes_of_which_one_is_interrupted_stop_after_the_same_step_and_go_o
     assert f"after step {step} of 14 of epoch 2 of 2" in resumed.stderr
     assert equal_runs(tmp_path / "run", plain[0])
     assert metrics_but_times(tmp_path / "run") == metrics_but_times(plain[0])
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["--out", "no --out"])
+def test_where_torchrun_starts_processes_anew_after_a_kill_they_go_on_with_their_run_by_themselves(
+    plain: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path, named: bool
+) -> None:
+    if not Path("/proc/self/task").exists():
+        pytest.skip("finds processes as Linux shows them")
+    (tmp_path / "kill.py").write_text(SIGNAL_THE_OTHER.replace("SIGNAL", "SIGKILL"))
+    words = ["digits", "--epochs", "2", *SMALL.split()[:-1], *SLOWLY, *(["--out", "runs/digits-1"] if named else [])]
+    done = torchrun(2, "--max-restarts", "1", str(tmp_path / "kill.py"), "train", *words)[0]
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "process 1 of 2 has ended without a word: it was killed" in done.stderr
+    assert "going on with runs/digits-1 after epoch 1 of 2" in done.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["digits-1"], "no other run was begun"
+    assert equal_runs(tmp_path / "runs" / "digits-1", plain[0])
+    assert metrics_but_times(tmp_path / "runs" / "digits-1") == metrics_but_times(plain[0])
+
+
+def test_another_number_of_processes_goes_on_with_every_picture_once_if_that_is_allowed(
+    plain: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    run = shutil.copytree(plain[0], tmp_path / "run")
+    assert load_checkpoint(run / "checkpoint.previous.safetensors")[1]["epoch"] == 1, "after a whole epoch"
+    (run / "checkpoint.previous.safetensors").replace(run / "checkpoint.safetensors")
+    lines = list[str]()
+    wrn.resume(run, allow_changed=["processes"], watch=runtime.Watch(line=lines.append))
+    assert any("other processes (2 → 1): not bitwise" in line for line in lines)
+    one, whole = (metrics_but_times(folder) for folder in (run, plain[0]))
+    assert one[0] == whole[0], "the epoch that was done"
+    losses = [float(dict(rows[1])["train_loss"]) for rows in (one, whole)]
+    assert losses[0] != losses[1], "BN sees whole batches now"
+    assert losses[0] == pytest.approx(losses[1], rel=0.05), "of the same pictures"
 
 
 def first_losses(run: Path) -> torch.Tensor:

@@ -47,6 +47,7 @@ OFF = {  # what came after the paper
     "mixup": 0.0,
     "cutmix": 0.0,
     "layer_decay": 1.0,
+    "on_nan": "stop",
 }
 
 

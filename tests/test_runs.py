@@ -61,6 +61,10 @@ VARIANTS: list[dict[str, Any]] = [
     {"folds": 5},
     {"engine": "kernels"},
     {"labels": 40, "reading": Reading(label_column="-a b", group_column="", download=True)},
+    {"reading": Reading(label_column="-a b", max_pixels=1000)},
+    {"recipe": change(RECIPES["fast"], {"on_nan": "rollback"})},
+    {"recipe": RECIPES["cpu94"]},
+    {"processor": "x86_64, AVX2"},
 ]
 # Of the first eight, by the version before the fields that they have at their defaults.
 DIGESTS = [

@@ -53,7 +53,9 @@ def test_the_first_trial_is_what_train_does_and_the_best_one_s_command_trains_it
 
 def test_a_search_leaves_its_trials_as_a_table_and_a_report_but_no_model(whole: tuple[Path, wrn.Tune]) -> None:
     _, done = whole
-    assert {p.name for p in done.folder.iterdir()} == {"tune.json", "study.db", "trials.csv", "report.html", "log.txt"}
+    assert {p.name for p in done.folder.iterdir()} == {
+        *("tune.json", "study.db", "trials.csv", "report.html", "log.txt", ".lock")
+    }
     rows = list(csv.DictReader((done.folder / "trials.csv").open()))
     assert [row["trial"] for row in rows] == ["1", "2", "3"]
     for row, trial in zip(rows, done.study.trials, strict=True):

@@ -6,6 +6,7 @@ found, and the `Card`. A checkpoint is all that it takes to go on. Neither holds
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from wideresnet import files, networks
-from wideresnet.errors import ModelFileError
+from wideresnet import files, kinds, networks
+from wideresnet.errors import ModelFileError, UsageError
 from wideresnet.preprocess import Preprocess
 
 FORMAT_VERSION = 1
@@ -43,6 +44,8 @@ class Card:
             raise ModelFileError(
                 f"{len(self.class_names)} class names for a network of {self.architecture.get('num_classes')} classes"
             )
+        if not 0 < self.temperature < math.inf:
+            raise ModelFileError(f"temperature={self.temperature}: expected a number above 0, as it divides")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,15 +76,44 @@ def load_model(path: Path) -> ModelFile:
     path = _model_path(path)
     tensors, entry = _read(path)
     card = _card(entry, path)
+    weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
     try:
+        _check_fits(card.architecture, weights)
         model = networks.from_card(card.architecture)
-        model.load_state_dict({k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")})
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ModelFileError(f"{path}: a model file whose content does not fit together: {error}") from error
+        model.load_state_dict(weights)
+    except _UNFIT as error:
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"{path}: a model file whose content does not fit together: {reason}") from error
     if not all(t.isfinite().all() for t in model.state_dict().values()):
         raise ModelFileError(f"{path}: has weights that are not finite; its training diverged")
     extra = {k.removeprefix("extra/"): v for k, v in tensors.items() if k.startswith("extra/")}
     return ModelFile(model.eval(), card, extra)
+
+
+# What networks and cards raise on values that they cannot be made of.
+_UNFIT = (TypeError, ValueError, KeyError, AttributeError, RuntimeError, UsageError, ArithmeticError)
+
+
+def _check_fits(architecture: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Raises ValueError, before there is memory for it, if a network so told of has other tensors than `weights`."""
+    # No number that tells of a network is larger than its tensors are many or long: not its depth, not its width.
+    most = max([len(weights), *(side for tensor in weights.values() for side in tensor.shape)])
+    if told := [f"{name}={value!r}" for name, value in architecture.items() if _largest(value) > most]:
+        raise ValueError(f"{', '.join(told)}, and its {len(weights)} tensors are of a smaller network")
+    expected = networks.without_weights(
+        architecture, architecture["num_classes"], in_channels=architecture["in_channels"]
+    )
+    own, theirs = ({k: list(v.shape) for k, v in one.items()} for one in (expected.state_dict(), weights))
+    if unlike := [key for key in {**own, **theirs} if own.get(key) != theirs.get(key)]:
+        shown = [f"{key} {theirs.get(key, 'missing')} instead of {own.get(key, 'none')}" for key in unlike[:5]]
+        more = f" and {len(unlike) - 5} more" if len(unlike) > 5 else ""
+        raise ValueError(f"not the tensors of {networks.arch_name(architecture)}: {', '.join(shown)}{more}")
+
+
+def _largest(value: Any) -> float:
+    if isinstance(value, list | tuple):
+        return max(map(_largest, value), default=0)
+    return value if isinstance(value, int | float) else 0
 
 
 def read_card(path: Path) -> Card:
@@ -102,25 +134,30 @@ def _model_path(path: Path) -> Path:
 
 
 def _card(entry: Mapping[str, Any], path: Path) -> Card:
-    if "format_version" not in entry:
+    version = entry.get("format_version")
+    if not isinstance(version, int):
         raise ModelFileError(f"{path}: not a model file (a checkpoint?); expected a run's model.safetensors")
-    if entry["format_version"] > FORMAT_VERSION:
+    if version > FORMAT_VERSION:
         raise ModelFileError(
-            f"{path}: format {entry['format_version']}, newer than this wideresnet reads ({FORMAT_VERSION}); "
+            f"{path}: format {version}, newer than this wideresnet reads ({FORMAT_VERSION}); "
             "upgrade with `pip install --upgrade wideresnet`"
         )
     try:
         names = {f.name for f in dataclasses.fields(Card)}
         values = {key: value for key, value in entry.items() if key in names}
-        values |= {"class_names": tuple(entry["class_names"]), "preprocess": Preprocess.from_dict(entry["preprocess"])}
-        return Card(**values)
-    except (KeyError, TypeError, ValueError) as error:
+        values["preprocess"] = Preprocess.from_dict(values.get("preprocess", {}))
+        card: Card = kinds.fitted(values, Card, "")
+        return card
+    except (*_UNFIT, ModelFileError) as error:
         raise ModelFileError(f"{path}: a model file whose card does not fit together: {error}") from error
 
 
-def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
-    """`progress` is JSON: epochs done, rows of the metrics, best score so far, digest of the run's config."""
-    _write(path, tensors, {"checkpoint_version": FORMAT_VERSION, **progress})
+def save_checkpoint(
+    path: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any], *, keep: Path | None = None
+) -> None:
+    """`progress` is JSON: epochs done, rows of the metrics, best score so far, the run's config. keep: where the
+    checkpoint before it goes, once this one has been read back."""
+    _write(path, tensors, {"checkpoint_version": FORMAT_VERSION, **progress}, keep)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -130,7 +167,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, progress
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], entry: Mapping[str, Any]) -> None:
+def _write(path: Path, tensors: Mapping[str, Tensor], entry: Mapping[str, Any], keep: Path | None = None) -> None:
     plain, places = dict[str, Tensor](), set[int]()
     for key, value in tensors.items():
         own = value.detach().to("cpu").contiguous()
@@ -139,7 +176,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], entry: Mapping[str, Any]) 
         places.add(own.data_ptr())
     # In its own order: rows of the metrics keep their columns' when a run goes on.
     text = json.dumps({**entry, "digest": _digest(plain, entry)}, ensure_ascii=False, allow_nan=False)
-    files.write_whole(path, save(plain, metadata={_ENTRY: text}))
+    files.write_whole(path, save(plain, metadata={_ENTRY: text}), keep=keep)
 
 
 def _read(path: Path, *, card_alone: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -158,9 +195,10 @@ def _read(path: Path, *, card_alone: bool = False) -> tuple[dict[str, Tensor], d
     try:
         entry: dict[str, Any] = json.loads(metadata[_ENTRY])
         digest = entry.pop("digest")
-    except (ValueError, KeyError) as error:
+        own = digest if card_alone else _digest(tensors, entry)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelFileError(f"{path}: damaged: its header cannot be read ({error}). Take another copy") from error
-    if not card_alone and digest != _digest(tensors, entry):
+    if digest != own:
         raise ModelFileError(f"{path}: damaged: its content differs from its digest. Take another copy")
     return tensors, entry
 

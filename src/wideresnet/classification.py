@@ -23,19 +23,21 @@ class Batch:
     """images float32 [B, C, size, size], augmented and normalised; labels int64 [B]; both on the device.
 
     Where images are mixed, `share` of each image is its own and the rest is from one with the label in `partners`.
+    `rows`: which pictures they are, int64 [B], on the CPU.
     """
 
     images: Tensor
     labels: Tensor
     partners: Tensor | None = None  # int64 [B]
     share: float = 1.0
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, rows: slice) -> "Batch":
-        partners = None if self.partners is None else self.partners[rows]
-        return Batch(self.images[rows], self.labels[rows], partners, self.share)
+        partners, own = (None if one is None else one[rows] for one in (self.partners, self.rows))
+        return Batch(self.images[rows], self.labels[rows], partners, self.share, own)
 
 
 class Batches(Protocol):
@@ -66,7 +68,9 @@ def batches(
             [world.share(rows) for rows in whole.split(recipe.batch_size)[first:steps]] for whole in (order, drawn)
         )
         together = zip(rows_of, draws_of, data_room.in_batches(images, rows_of), strict=True)
-        for step, (rows, index, pixels) in enumerate(together, first):
+        for step, (wanted, drawn_for, (pixels, left)) in enumerate(together, first):
+            there = slice(None) if left is None else left
+            rows, index = wanted[there], drawn_for[there]
             x = preprocess.normalise(augment.apply(pixels.to(device), draws, index))
             x = augment.erase(x, draws, index)
             mix = augment.mixing.draw(recipe.mixup, recipe.cutmix, shape, seed=seed, epoch=epoch, step=step)
@@ -74,7 +78,8 @@ def batches(
                 x = augment.mixing.mix(x, mix)
             x = x.contiguous(memory_format=engines.memory_format(device))
             own = labels[rows.to(device)]
-            yield Batch(x, own) if mix is None else Batch(x, own, augment.mixing.partners(own), mix.share)
+            partners, share = (None, 1.0) if mix is None else (augment.mixing.partners(own), mix.share)
+            yield Batch(x, own, partners, share, rows)
 
     return epoch_batches
 

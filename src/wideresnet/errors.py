@@ -42,7 +42,14 @@ class TrainingStopped(WideResNetError):  # noqa: N818 - not a mistake of anybody
 
 
 class Diverged(TrainingStopped):
-    """The loss or the weights are not finite any more. Going on would come to the same; other options may not."""
+    """The loss or the weights are not finite any more. Going on would come to the same; other options may not.
+
+    `batch`: the one whose loss it was, if it was one's.
+    """
+
+    def __init__(self, message: str, batch: object = None) -> None:
+        super().__init__(message)
+        self.batch = batch
 
 
 class Interrupted(WideResNetError):  # noqa: N818 - likewise

@@ -1,17 +1,21 @@
 """Bytes ↔ disk, whole or not at all: a file written here is the old one or the new one at any instant, never a part.
-And what a file is by its first bytes, where it is not what it should be."""
+Locks that end with their process. And what a file is by its first bytes, where it is not what it should be."""
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
 import re
+import shutil
+import socket
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from wideresnet.errors import TrainingStopped, UsageError
 
@@ -20,7 +24,10 @@ def cache_folder() -> Path:
     """The folder, made if need be, of all that can be made or fetched anew: WRN_CACHE, else `wideresnet` in
     XDG_CACHE_HOME or ~/.cache. Raises UsageError if it cannot be made."""
     given, above = os.environ.get("WRN_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    folder = Path(given) if given else (Path(above) if above else Path.home() / ".cache") / "wideresnet"
+    try:
+        folder = Path(given) if given else (Path(above) if above else Path.home() / ".cache") / "wideresnet"
+    except RuntimeError as error:  # neither HOME nor an entry for this user
+        raise UsageError("no home folder for the cache; set WRN_CACHE") from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -28,15 +35,16 @@ def cache_folder() -> Path:
     return folder
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
+def write_whole(path: Path, content: bytes | str, *, keep: Path | None = None) -> None:
     """Writes to a temporary name in the same folder, syncs, renames, syncs the folder.
 
+    keep: the file before it goes there, but only once the new one has been read back from the disk, and is the same.
     Raises TrainingStopped (nothing changed, the temporary file removed) if the disk refuses, naming path and size.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
@@ -44,8 +52,11 @@ def write_whole(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         share(temporary)
+        if keep is not None and path.exists():
+            _check_written(temporary, data)
+            path.replace(keep)
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except BaseException as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -53,9 +64,96 @@ def write_whole(path: Path, content: bytes | str) -> None:
         if not isinstance(error, OSError):
             raise
         raise TrainingStopped(
-            f"{path}: cannot write {len(data):,} bytes: {error.strerror or error}. "
+            f"{path}: cannot write {len(data):,} bytes: {error.strerror or error} ({_free(path.parent)}). "
             "The file before it, if any, is untouched"
         ) from error
+
+
+def _check_written(path: Path, data: bytes) -> None:
+    """Raises OSError if the file does not hold `data`, read from the disk where the system can be asked to."""
+    with path.open("rb") as file:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # not what memory still has of it
+        start = 0
+        while block := file.read(1 << 22):
+            if block != data[start : start + len(block)]:
+                break
+            start += len(block)
+    if start != len(data):
+        raise OSError(errno.EIO, f"what was written reads back otherwise from byte {start:,} on; the disk is failing")
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free:,} bytes free"
+    except OSError:
+        return "its disk does not answer"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed writes of `write_whole` left in `folder`; only for who holds its lock."""
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+_held = set[Path]()
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[str]:
+    """Holds the lock `path`, made if need be, and writes into it who does: process, host, time. → what it held
+    before: "" after a clean end, else who held it and was killed.
+
+    A record lock: the system takes it back with the process, however that ends, and no process that it has forked keeps
+    it. Raises FileInUse, at once, with what the holder wrote. A disk or system without locks locks nothing.
+    """
+    key = path.resolve()
+    if key in _held:  # record locks do not keep a process from itself
+        raise FileInUse(path, "this process")
+    with path.open("a+", encoding="utf-8") as file:
+        there = _lock(file, path)
+        file.seek(0)
+        before = file.read()
+        _write_over(file, f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S}")
+        _held.add(key)
+        try:
+            yield before if there else ""
+        finally:
+            _held.discard(key)
+            with contextlib.suppress(OSError):  # a disk that is full of other things; it says no more than a crash
+                _write_over(file, "")
+
+
+class FileInUse(Exception):  # noqa: N818 - a state, of which the caller makes its own error
+    """A lock that another process holds. `by` is what that one wrote of itself."""
+
+    def __init__(self, path: Path, by: str) -> None:
+        super().__init__(f"{path}: in use by {by}")
+        self.by = by
+
+
+def _lock(file: TextIO, path: Path) -> bool:
+    """Whether the lock is held now; False where there are none."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            return False
+        file.seek(0)
+        raise FileInUse(path, file.read() or "another process") from error
+    return True
+
+
+def _write_over(file: TextIO, text: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()
 
 
 def check_replaceable(path: Path, suffix: str, option: str) -> None:
@@ -93,7 +191,16 @@ def share(temporary: Path) -> None:
     temporary.chmod(0o666 & ~mask)
 
 
-def _sync_folder(folder: Path) -> None:
+def make_folder(path: Path, *, exist_ok: bool = True) -> None:
+    """With those above it; they are still there after a power failure, and so is what is synced in them. Raises
+    OSError."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=exist_ok)
+    for folder in missing:
+        sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
     if os.name != "posix":
         return  # Windows cannot open a folder to sync it
     handle = os.open(folder, os.O_RDONLY)

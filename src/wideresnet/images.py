@@ -49,8 +49,9 @@ SUFFIXES = frozenset(_READ | _NAMED)
 """File endings, in lower case, that a folder scan takes as pictures."""
 
 MAX_PIXELS = 89_478_485  # 1/4 GiB at 3 bytes a pixel, where Pillow too begins to suspect a bomb; 9459 × 9459
-"""Pictures of more pixels are refused from their header, before anything is decoded."""
+"""Pictures of more pixels are refused from their header, before anything is decoded, where nobody says otherwise."""
 
+MOST_PIXELS = 2 * MAX_PIXELS  # the highest limit: beyond it Pillow refuses by itself, for the whole application
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 # What Pillow raises on files that are not as they should be: found by damaging files at random and by reading it.
@@ -75,7 +76,7 @@ for _category in (UserWarning, Image.DecompressionBombWarning):
     warnings.filterwarnings("ignore", category=_category, module=r"PIL\.", append=True)
 
 
-def decode(source: bytes | Path) -> Pixels:
+def decode(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> Pixels:
     """A picture's file, or its bytes, → uint8 [H, W, 3], upright, sRGB, its own array.
 
     EXIF orientation applied (XMP's where EXIF has none; illegal ones ignored); a valid ICC profile of the pixels' own
@@ -86,7 +87,7 @@ def decode(source: bytes | Path) -> Pixels:
     Raises ImageError with the reason, without the path.
     """
     with _reasons(), _file(source) as file:
-        image = _open(file)
+        image = _open(file, max_pixels)
         if image.format == "PNG":
             _check_sums(image, file)
         _scale_gray_key(image)
@@ -106,13 +107,13 @@ def from_pil(image: Image.Image) -> Pixels:
     return _put_together(*parts, image)
 
 
-def size_of(source: bytes | Path) -> tuple[int, int]:
+def size_of(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(height, width) of what `decode` gives, from the header alone. Raises ImageError as `decode` does.
 
     A PNG with text or EXIF after its pixels is loaded, as its orientation may be there.
     """
     with _reasons(), _file(source) as file:
-        image = _open(file)
+        image = _open(file, max_pixels)
         if image.format == "PNG" and _metadata_follows_pixels(file):
             image.load()
         width, height = image.size
@@ -128,7 +129,7 @@ def _reasons() -> Iterator[None]:
     try:
         yield
     except Image.DecompressionBombError as error:
-        raise ImageError(f"has more pixels than the limit of {MAX_PIXELS:,}") from error
+        raise ImageError(f"has more pixels than the limit of {MOST_PIXELS:,}") from error
     except _BROKEN as error:
         if isinstance(error, MemoryError):
             _check_memory()
@@ -173,7 +174,7 @@ def _why_not_opened(path: Path, error: OSError | ValueError) -> str:
     return reasons.get(code or 0) or f"cannot be opened: {getattr(error, 'strerror', None) or error}"
 
 
-def _open(file: BinaryIO) -> ImageFile.ImageFile:
+def _open(file: BinaryIO, max_pixels: int) -> ImageFile.ImageFile:
     """The picture in `file` with its header read, of a format and a size that we take."""
     try:
         image = Image.open(file, formats=_FORMATS)
@@ -181,8 +182,8 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
         file.seek(0)
         raise ImageError(files.kind_of(file.read(512))) from error
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"has {width}×{height} pixels, more than the limit of {MAX_PIXELS:,}")
+    if width * height > max_pixels:
+        raise ImageError(f"has {width}×{height} pixels, more than the limit of {max_pixels:,} (--max-pixels)")
     return image
 
 
@@ -233,7 +234,7 @@ def _wide(image: Image.Image, file: BinaryIO | None) -> tuple[npt.NDArray[np.int
         return np.ascontiguousarray(_with_rawmode(image, "RGBA")).view(">u2"), 65535  # four bytes a pixel, as they lie
     if low := _low_bytes(rawmode):
         high = np.asarray(image).astype(np.uint16)
-        return (high << 8) | _with_rawmode(_open(file), low), 65535
+        return (high << 8) | _with_rawmode(_open(file, sys.maxsize), low), 65535  # not larger than it was before
     return None
 
 

@@ -85,7 +85,7 @@ def _fitted(value: Any, kind: Any, name: str) -> Any:  # noqa: PLR0911 - a row a
         return value if isinstance(value, str) else _UNFIT
     if kind is Path:
         return Path(value) if isinstance(value, os.PathLike) else _UNFIT
-    if isinstance(kind, type):
+    if isinstance(kind, type) and kind is not Any:
         return value if isinstance(value, kind) else _UNFIT
     return value
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 Fit = Literal["crop", "squash", "pad"]
 
+MOST = 1 << 14  # pixels a side; a picture so resized takes 0.8 GB
 _LUMA = (19595, 38470, 7471)  # 0.299, 0.587, 0.114 of ITU-R 601-2 in 1/65536; they sum to 1. Pillow's "L" has the same
 _STRIP = 16  # of a picture longer than this many times its shorter side, the middle so long is all that a crop sees
 _AT_ONCE = 1 << 20  # values; all channels of up to 590 × 590 pixels
@@ -41,8 +42,8 @@ class Preprocess:
     border: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
-            raise ValueError(f"size={self.size!r}: expected a whole number of pixels, 1 or more")
+        if not isinstance(self.size, int) or isinstance(self.size, bool) or not 1 <= self.size <= MOST:
+            raise ValueError(f"size={self.size!r}: expected a whole number of pixels, from 1 to {MOST:,}")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if not isinstance(values, tuple) or len(values) not in (1, 3):
                 raise ValueError(f"{name}={values!r}: expected a tuple of 1 or 3 numbers, one a channel")
@@ -52,8 +53,8 @@ class Preprocess:
             raise ValueError(f"mean has {len(self.mean)} channels and std {len(self.std)}; expected as many")
         if min(self.std) <= 0:
             raise ValueError(f"std={self.std!r}: expected numbers above 0, as they divide")
-        if not isinstance(self.border, int) or isinstance(self.border, bool) or self.border < 0:
-            raise ValueError(f"border={self.border!r}: expected a whole number of pixels, 0 or more")
+        if not isinstance(self.border, int) or isinstance(self.border, bool) or not 0 <= self.border <= MOST:
+            raise ValueError(f"border={self.border!r}: expected a whole number of pixels, from 0 to {MOST:,}")
         if not isinstance(self.per_image, bool):
             raise ValueError(f"per_image={self.per_image!r}: expected true or false")
         if self.fit not in get_args(Fit):
@@ -137,6 +138,8 @@ class Preprocess:
         """Raises ValueError naming every key that is missing or unknown, and every value that cannot be."""
         names = {field.name for field in fields(cls)}
         old = names - {"per_image", "border"}  # what version 0.2 wrote
+        if not isinstance(values, Mapping):
+            raise ValueError(f"preprocess is {type(values).__name__}; expected fields with names")
         for what, keys in (("lacks", old - values.keys()), ("has the unknown", values.keys() - names)):
             if keys:
                 raise ValueError(f"preprocess {what} {', '.join(sorted(map(str, keys)))}")

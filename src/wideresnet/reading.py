@@ -20,6 +20,9 @@ class Reading:
         Column with the patient, the scene…: pictures of one group never fall into two parts that we make.
     download
         Fetch DATA that is a name, and MODEL that is hf:OWNER/NAME, where it is not in the cache yet.
+    max_pixels
+        Refuse pictures of more pixels, from their header, before anything is decoded; 89,478,485 if not given, which
+        take 256 MiB.
     """
 
     image_column: str | None = None
@@ -27,6 +30,7 @@ class Reading:
     split_column: str | None = None
     group_column: str | None = None
     download: bool = False
+    max_pixels: int | None = None
 
     @property
     def columns(self) -> dict[str, str]:
@@ -38,4 +42,5 @@ class Reading:
     def words(self) -> list[str]:
         """The options of the command line that say the same."""
         words = [f"--{name.replace('_', '-')}={value}" for name, value in self.columns.items()]  # "=": -x is a name too
-        return [*words, "--download"] if self.download else words
+        words += ["--download"] if self.download else []
+        return words if self.max_pixels is None else [*words, "--max-pixels", str(self.max_pixels)]

@@ -4,7 +4,8 @@ import dataclasses
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,8 @@ from wideresnet.recipes import FIXED, Recipe
 from wideresnet.recipes import find as find_recipe
 
 CONFIG, METRICS, LOG = "config.json", "metrics.csv", "log.txt"
-CHECKPOINT, MODEL, REPORT = "checkpoint.safetensors", "model.safetensors", "report.html"
+CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+MODEL, REPORT, LOCK = "model.safetensors", "report.html", ".lock"
 
 
 # Fields of the recipe that follow from the data where they are not given, and so are always written out.
@@ -59,6 +61,7 @@ class Config:
     fold: int = 0  # from 1: the one held out in this run; 0: none, or the folder of all of them
     pretrained: bool = False  # began with the weights that the network's library publishes
     freeze: tuple[str, ...] = ()  # parts of the network that are not trained
+    processor: str = ""  # its instructions, as torch uses them; "": not known
 
     @property
     def every_fold(self) -> bool:
@@ -74,6 +77,8 @@ class Config:
         new = {f.name for f in dataclasses.fields(self) if getattr(self, f.name) == f.default}
         values = {_RENAMED.get(name, name): value for name, value in self.to_dict().items() if name not in new}
         later = {f.name: f.default for f in dataclasses.fields(Recipe) if f.name not in _FIRST}
+        if "reading" in values and values["reading"]["max_pixels"] is None:  # later than its other fields
+            del values["reading"]["max_pixels"]
         values["recipe"] = {
             name: value
             for name, value in values["recipe"].items()
@@ -127,11 +132,30 @@ class Config:
         return dataclasses.asdict(self)
 
 
+def differences(then: Mapping[str, Any], now: Mapping[str, Any], of: str = "") -> list[str]:
+    """In which fields two configs, as dictionaries, differ: "recipe.lr 0.1 → 0.2"."""
+    found = list[str]()
+    for name in dict.fromkeys((*then, *now)):
+        old, new = then.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{of}{name}.")
+        elif json.dumps(old) != json.dumps(new):  # a tuple is a list there
+            found.append(f"{of}{name} {old} → {new}")
+    return found
+
+
 def check_out(out: Path | None) -> None:
     """Raises UsageError if `out` holds anything already, or cannot hold a run."""
-    if out is not None and out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: a file; a run is a folder, choose another --out")
-    if out is not None and out.exists() and any(out.iterdir()):
+    if out is None:
+        return
+    try:
+        there = out.exists()
+        if there and not out.is_dir():
+            raise UsageError(f"{out}: a file; a run is a folder, choose another --out")
+        full = there and any(out.iterdir())
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be made: {error.strerror}; choose another --out") from error
+    if full:
         hint = f"Go on with it by --resume {out}, or choose" if (out / CONFIG).exists() else "Choose"
         raise UsageError(f"{out}: exists already and is not empty. {hint} another --out")
 
@@ -146,18 +170,52 @@ def create(name: str, out: Path | None, under: str = "runs") -> Path:
     check_out(out)
     try:
         if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
+            files.make_folder(out)
             return out
         number = 1
         while True:
             folder = Path(under) / f"{slug(name)}-{number}"
             try:
-                folder.mkdir(parents=True)  # made here or not at all: two runs started together never share one
+                # Made here or not at all: two runs started together never share one.
+                files.make_folder(folder, exist_ok=False)
                 return folder
             except FileExistsError:
                 number += 1
     except OSError as error:
         raise UsageError(f"{out or under}: cannot be made: {error.strerror}; choose another --out") from error
+
+
+def begun(name: str, config: Config, under: str = "runs") -> Path | None:
+    """The newest run of that name, as `create` made it, that was begun under just this config, if there is one."""
+    numbered = dict[int, Path]()
+    for path in Path(under).glob(f"{slug(name)}-*/{CONFIG}"):
+        if (number := path.parent.name.rpartition("-")[2]).isdecimal():
+            numbered[int(number)] = path.parent
+    for _, folder in sorted(numbered.items(), reverse=True):
+        with suppress(ModelFileError):
+            if read_config(folder).digest == config.digest:
+                return folder
+    return None
+
+
+@contextmanager
+def in_use(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """While open, nobody else trains in `folder`; what a killed process left half written there is removed first.
+
+    Raises UsageError, naming process and host, if somebody does, or if nothing can be written there.
+    """
+    with ExitStack() as stack:
+        try:
+            before = stack.enter_context(files.locked(folder / LOCK))
+        except files.FileInUse as error:
+            raise UsageError(f"{folder}: in use by {error.by}. Wait until that has ended, or end it") from error
+        except OSError as error:
+            raise UsageError(f"{folder}: nothing can be written there: {error.strerror}") from error
+        for place in (folder, *folder.glob("fold-*")):
+            files.remove_leftovers(place)
+        if before:
+            say(f"note: {folder} was left behind by {before}, which is gone; taken over")
+        yield
 
 
 def write_config(folder: Path, config: Config) -> None:

@@ -3,6 +3,7 @@ what a waiting person is shown."""
 
 import contextlib
 import ctypes
+import gc
 import hashlib
 import os
 import platform
@@ -161,6 +162,15 @@ def memory_kept() -> Iterator[None]:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def give_memory_back(device: torch.device) -> None:
+    """What was freed, and what only waits to be, goes back to the system or the GPU, for others to be given."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
+
+
 def thread_pool() -> ThreadPoolExecutor:
     """A worker for each core; torch computes with one thread in each, so that they do not get in each other's way."""
     return ThreadPoolExecutor(num_cores(), initializer=torch.set_num_threads, initargs=(1,))
@@ -182,6 +192,11 @@ def versions() -> dict[str, str]:
     packages = ("wideresnet", "torch", "torchvision", "numpy", "Pillow")
     found = {name: metadata.version(name) for name in packages}
     return {**found, "python": platform.python_version(), "platform": f"{sys.platform}-{platform.machine()}"}
+
+
+def processor() -> str:
+    """The instructions that torch computes with on the CPU: others round otherwise."""
+    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _ignore(*_: object) -> None:

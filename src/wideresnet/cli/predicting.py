@@ -22,6 +22,7 @@ def predict(
     device: str = "auto",
     engine: Literal["auto", "kernels", "torch"] = "auto",
     download: bool = False,
+    max_pixels: int | None = None,
 ) -> int:
     """Say what each picture is. Exit code 1 if some could not be read: each is a row with its reason.
 
@@ -40,6 +41,8 @@ def predict(
         first of these that can.
     download
         Fetch MODEL that is hf:OWNER/NAME.
+    max_pixels
+        Refuse pictures of more pixels, from their header; 89,478,485 if not given.
     """
     from wideresnet import jobs
 
@@ -52,7 +55,14 @@ def predict(
         writer = _Writer(format)
         named = [source for source in sources if source != "-"]
         for answer in jobs.predict(
-            model, named, files=listed, device=device, engine=engine, download=download, watch=watch
+            model,
+            named,
+            files=listed,
+            device=device,
+            engine=engine,
+            download=download,
+            max_pixels=max_pixels,
+            watch=watch,
         ):
             writer.write(answer)
             failed += answer.prediction is None

@@ -77,6 +77,8 @@ def train(
     reading: ReadingOptions = AS_FOUND,
     cache: Literal["auto", "memory", "disk", "off"] = "auto",
     track: Annotated[tuple[str, ...] | None, Parameter(negative=())] = None,
+    checkpoint_every: str = "10min",
+    allow_changed: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     find_lr: Annotated[bool, Parameter(negative=())] = False,
     changes: Annotated[RecipeChanges | None, Parameter(name="*", group="Recipe")] = None,
 ) -> None:
@@ -89,7 +91,7 @@ def train(
         a pattern of shards (.tar, .parquet), an .npz of arrays, a name (digits; with --download cifar10, cifar100,
         svhn, …), or hf:NAME of Hugging Face.
     resume
-        Go on with this run or cross-validation, exactly at the step where it was stopped; nothing else is given then.
+        Go on with this run or cross-validation, exactly where it was stopped; its options are kept with it.
     arch
         Network: wrn_DEPTH_WIDEN as in wrn_28_10, or wrn_28_10.paper; see `wrn models`. Another family's, for large
         photographs: torchvision:NAME or timm:NAME, as torchvision:wide_resnet50_2.
@@ -135,6 +137,11 @@ def train(
         epoch; auto chooses by their size and what is free. No result changes with it.
     track
         Write each epoch's row to tensorboard or mlflow too; may be given twice.
+    checkpoint_every
+        Time between two checkpoints within an epoch, besides those at its end: 90s, 20min, 2h. No result changes.
+    allow_changed
+        With --resume: go on though versions, processor, threads, engine, device or processes are not those it was begun
+        with; the result is then not bitwise the same, and says so.
     find_lr
         Train nothing: try learning rates on a network that is thrown away, suggest one, draw the curve.
     """
@@ -155,7 +162,7 @@ def train(
         "device": device,
         "engine": engine,
         "out": out,
-        "time_budget_s": None if time_budget is None else seconds(time_budget),
+        "time_budget_s": None if time_budget is None else seconds(time_budget, "--time-budget"),
         "folds": folds,
         "max_bad": count_or_all(max_bad),
         "labels": labels,
@@ -164,11 +171,17 @@ def train(
         **(changes or {}),
     }
     options = {name: value for name, value in options.items() if value is not None or name == "max_bad"}
+    kept: dict[str, Any] = {"cache": cache, "checkpoint_every_s": seconds(checkpoint_every, "--checkpoint-every")}
+    if allow_changed and resume is None:
+        raise UsageError("--allow-changed is for --resume RUN: a new run is begun as things are")
     with watching() as watch:
         if resume is not None:
             if data is not None or find_lr or options != UNTOUCHED:
-                raise UsageError("--resume RUN stands alone (but for --cache): data and options are the run's own")
-            run = jobs.resume(resume, cache=cache, watch=watch)
+                raise UsageError(
+                    "--resume RUN stands alone, but for --cache, --checkpoint-every and --allow-changed: data and "
+                    "options are the run's own"
+                )
+            run = jobs.resume(resume, allow_changed=allow_changed, **kept, watch=watch)
         elif data is None:
             raise UsageError("nothing to train on: wrn train DATA, or wrn train --resume RUN; try wrn train digits")
         elif find_lr:
@@ -177,7 +190,7 @@ def train(
             _say_lr(jobs.find_lr(data, cache=cache, watch=watch, **options))
             return
         else:
-            run = jobs.train(data, cache=cache, watch=watch, **options)
+            run = jobs.train(data, **kept, watch=watch, **options)
     _summary(run)
 
 
@@ -207,7 +220,7 @@ def _summary(run: "Run") -> None:
     print(f"next:    wrn predict {folder} PICTURE…    wrn evaluate {folder} DATA    wrn info {folder}")
 
 
-def seconds(text: str) -> float:
+def seconds(text: str, option: str) -> float:
     """ "90s", "20min", "2h" → seconds. Raises UsageError on anything else."""
     units = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}
     number = text.rstrip("abcdefghijklmnopqrstuvwxyz ")
@@ -216,7 +229,7 @@ def seconds(text: str) -> float:
     except (ValueError, KeyError):
         value = 0.0
     if not 0 < value < 1e9:
-        raise UsageError(f"--time-budget {text}: expected a time above 0 with its unit, as 90s, 20min or 2h")
+        raise UsageError(f"{option} {text}: expected a time above 0 with its unit, as 90s, 20min or 2h")
     return value
 
 

@@ -15,7 +15,7 @@ from wideresnet.data.pictures import (
     marks,
     shorter_side,
 )
-from wideresnet.data.readers import EMBEDDED, read
+from wideresnet.data.readers import EMBEDDED, most_pixels, read
 from wideresnet.data.splits import Splits, divide, fold_rows, hold_out, keep_labels, twins, without_test
 from wideresnet.data.streams import Stream
 from wideresnet.data.workers import workers_watched
@@ -44,6 +44,7 @@ __all__ = [
     "keep_labels",
     "load",
     "marks",
+    "most_pixels",
     "read",
     "shorter_side",
     "twins",

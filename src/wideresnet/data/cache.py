@@ -62,7 +62,9 @@ def key_of(listing: Listing, prepare: Preprocess) -> str:
     arrays counts the content. Labels do not count.
     """
     colour = prepare.mean if prepare.fit == "pad" else None
-    digest = hashlib.sha256(repr((prepare.size, prepare.fit, prepare.channels, colour, len(listing))).encode())
+    what_counts = (prepare.size, prepare.fit, prepare.channels, colour, len(listing))
+    own_limit = () if listing.max_pixels == images.MAX_PIXELS else (listing.max_pixels,)
+    digest = hashlib.sha256(repr(what_counts + own_limit).encode())
     if isinstance(listing.sources, np.ndarray):
         digest.update(repr(listing.sources.shape).encode())
         for start in range(0, len(listing), 1024):
@@ -134,7 +136,7 @@ def read(path: Path, key: str, listing: Listing, prepare: Preprocess) -> tuple[S
     found = Survey(digests, per_channel.reshape(num, prepare.channels, 2), bad)
     for row in bad:  # a disk may have failed then and work now
         with contextlib.suppress(ImageError):
-            upright(listing.sources[row])
+            upright(listing.sources[row], listing.max_pixels)
             raise Unfit(f"{listing.names[row]} could not be read then, and can be now")
     pixels: npt.NDArray[np.uint8] = np.empty((0, *shape), np.uint8)
     if kept:

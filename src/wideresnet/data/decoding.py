@@ -75,9 +75,11 @@ def survey(
     return Survey(tuple(digests), torch.cat([empty, *sums]), bad)
 
 
-def upright(source: Source | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def upright(source: Source | npt.NDArray[np.uint8], max_pixels: int) -> npt.NDArray[np.uint8]:
     """One picture of a listing, uint8 [H, W, 3], before it is resized. Raises ImageError."""
-    return np.ascontiguousarray(source) if isinstance(source, np.ndarray) else decode_image(encoded(source))
+    if isinstance(source, np.ndarray):
+        return np.ascontiguousarray(source)
+    return decode_image(encoded(source), max_pixels)
 
 
 def sums_of(images: Tensor) -> Tensor:
@@ -99,8 +101,8 @@ _Chunk = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[bytes | str]]
 
 
 class _Chunks(Dataset[_Chunk]):
-    def __init__(self, sources: Sequence[Source] | npt.NDArray[np.uint8], preprocess: Preprocess) -> None:
-        self.sources, self.preprocess = sources, preprocess
+    def __init__(self, listing: Listing, preprocess: Preprocess) -> None:
+        self.listing, self.preprocess = listing, preprocess
 
     def __getitem__(self, rows: range) -> _Chunk:
         p = self.preprocess
@@ -108,7 +110,7 @@ class _Chunks(Dataset[_Chunk]):
         found: list[bytes | str] = []
         for out, i in zip(images, rows, strict=True):
             try:
-                image = upright(self.sources[i])
+                image = upright(self.listing.sources[i], self.listing.max_pixels)
             except ImageError as error:
                 found.append(str(error))
                 continue
@@ -119,7 +121,7 @@ class _Chunks(Dataset[_Chunk]):
 
 def _chunks(listing: Listing, preprocess: Preprocess) -> Iterator[_Chunk]:
     """In order, a few pictures at a time; many files by processes, else by threads, with equal results."""
-    chunks, num, iterator = _Chunks(listing.sources, preprocess), len(listing), None
+    chunks, num, iterator = _Chunks(listing, preprocess), len(listing), None
     size = max(1, min(_CHUNK, _CHUNK_BYTES // (preprocess.channels * preprocess.size**2)))
     order = [range(start, min(start + size, num)) for start in range(0, num, size)]
     if num >= _MANY and not isinstance(listing.sources, np.ndarray) and workers.can_begin():

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wideresnet.errors import ImageError
+from wideresnet.images import MAX_PIXELS
 
 SPLITS = ("train", "val", "test")
 ALL = "all"  # the one split of data that has none
@@ -74,13 +75,15 @@ class Listing:
     class_names.
 
     `names` are for people: the path below the data's folder, or "test[17]". `groups`, of N or of none: pictures of
-    one group (a patient, a scene) stay together when splits are made; "" is a group of its own.
+    one group (a patient, a scene) stay together when splits are made; "" is a group of its own. Encoded pictures of
+    more than `max_pixels` are not decoded.
     """
 
     sources: Sequence[Source] | npt.NDArray[np.uint8]
     names: tuple[str, ...]
     labels: npt.NDArray[np.int64]
     groups: tuple[str, ...] = ()
+    max_pixels: int = MAX_PIXELS
 
     def __len__(self) -> int:
         return len(self.names)

@@ -138,7 +138,17 @@ def _streamed(
     surveys = {split: _surveyed(data, split, keys[split], preprocess, watch) for split in data.splits}
     sources = [source for listing in data.splits.values() for source in listing.sources]
     names = [name for listing in data.splits.values() for name in listing.names]
-    base = Decoder(sources, names, preprocess, torch.cat([found.sums for found in surveys.values()]))
+    limit = next(iter(data.splits.values())).max_pixels  # of all
+    num_bad = len(data.bad) + sum(len(found.bad) for found in surveys.values())
+    base = Decoder(
+        sources,
+        names,
+        preprocess,
+        torch.cat([found.sums for found in surveys.values()]),
+        max_pixels=limit,
+        may_lose=None if max_bad is None else max(0, max_bad - num_bad),
+        say=watch.line,
+    )
     parts, bad, start = {}, list(data.bad), 0
     for split, listing in data.splits.items():
         images = Stream(base, torch.arange(start, start + len(listing)))

@@ -14,7 +14,7 @@ from torch import Tensor
 from wideresnet import files, runtime
 from wideresnet.data.decoding import Survey, survey
 from wideresnet.data.listing import BadFile, Data, Listing, encoded
-from wideresnet.data.streams import Stream, chained
+from wideresnet.data.streams import Readable, Stream, chained
 from wideresnet.errors import DataError, ImageError
 from wideresnet.images import size_of
 from wideresnet.preprocess import Preprocess, channel_statistics, statistics_of_sums
@@ -73,11 +73,12 @@ def joined(parts: Sequence[Pictures]) -> Pictures:
     )
 
 
-def in_batches(images: Tensor | Stream, index: Sequence[Tensor]) -> Iterator[Tensor]:
-    """A batch uint8 [B, C, size, size] for each of `index`, in order, on the device where the pictures are."""
+def in_batches(images: Tensor | Stream, index: Sequence[Tensor]) -> Iterator[Readable]:
+    """A batch uint8 [B, C, size, size] for each of `index`, in order, on the device where the pictures are; and which
+    of its pictures can still be read, None for all."""
     if isinstance(images, Stream):
-        return images.batches(index)
-    return (images[rows.to(images.device)] for rows in index)
+        return images.readable(index)
+    return ((images[rows.to(images.device)], None) for rows in index)
 
 
 def decode(
@@ -158,7 +159,7 @@ def shorter_side(listings: Iterable[Listing], at_most: int = 500) -> int:
             continue
         for source in listing.sources[:: max(1, len(listing) // at_most)]:
             try:
-                sides.append(min(size_of(encoded(source))))
+                sides.append(min(size_of(encoded(source), listing.max_pixels)))
             except ImageError:
                 continue
     return int(np.median(sides)) if sides else 0

@@ -14,7 +14,7 @@ from wideresnet.data.listing import Data
 from wideresnet.data.shards import are_shards, read_shards
 from wideresnet.data.tables import TABLES, are_parquets, read_parquets, read_table
 from wideresnet.errors import DataError, UsageError, nearest
-from wideresnet.images import SUFFIXES
+from wideresnet.images import MAX_PIXELS, MOST_PIXELS, SUFFIXES
 from wideresnet.reading import Reading
 
 EMBEDDED: dict[str, Callable[[], Data]] = {"digits": read_digits}
@@ -70,10 +70,22 @@ def _read_shards(source: str) -> Data:
     return read_shards(source)
 
 
+def most_pixels(given: int | None) -> int:
+    """The limit that `Reading.max_pixels` stands for. Raises UsageError on one that cannot be."""
+    if given is not None and not 1 <= given <= MOST_PIXELS:
+        raise UsageError(f"--max-pixels {given}: expected a number of pixels from 1 to {MOST_PIXELS:,}")
+    return MAX_PIXELS if given is None else given
+
+
+def _limited(data: Data, max_pixels: int) -> Data:
+    splits = {split: dataclasses.replace(one, max_pixels=max_pixels) for split, one in data.splits.items()}
+    return dataclasses.replace(data, splits=splits)
+
+
 def read(source: str | Path, reading: Reading = Reading(), watch: runtime.Watch = runtime.QUIET) -> Data:  # noqa: B008 - frozen
     """Lists what `source` names; decodes nothing. Raises DataError, saying what it could have been, and UsageError
     for columns of what has none."""
-    source = str(source)
+    source, limit = str(source), most_pixels(reading.max_pixels)
     if not source:
         raise DataError("the name of the data is empty; expected a folder, a file or a name")
     if source.encode(errors="ignore").decode() != source:
@@ -81,9 +93,9 @@ def read(source: str | Path, reading: Reading = Reading(), watch: runtime.Watch 
     for reader in READERS:
         if reader.recognises(source):
             if reading.columns and not reader.has_columns:
-                words = dataclasses.replace(reading, download=False).words
+                words = dataclasses.replace(reading, download=False, max_pixels=None).words
                 raise UsageError(f"{source}: {reader.what} has no columns; leave out {' '.join(words)}")
-            return reader.read(source, reading, watch)
+            return _limited(reader.read(source, reading, watch), limit)
     path = Path(source)
     if not path.exists() and not path.is_symlink():
         looks_like_name = path.name == source and not path.suffix

@@ -4,11 +4,11 @@ that worker processes decode anew whenever they are asked for. Both give the pix
 import copy
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from wideresnet import runtime
 from wideresnet.data import workers
 from wideresnet.data.decoding import sums_of, upright
 from wideresnet.data.listing import Source
 from wideresnet.errors import ImageError, TrainingStopped
+from wideresnet.images import MAX_PIXELS
 from wideresnet.preprocess import Preprocess
 
 
@@ -34,6 +36,13 @@ class Base(Protocol):
 
     def batches(self, rows: Sequence[Tensor]) -> Iterator[Tensor]:
         """The same for each of `rows`, in order, read ahead where that helps."""
+
+    def readable(self, rows: Sequence[Tensor]) -> "Iterator[Readable]":
+        """The same of what can still be read; as `Stream.readable`."""
+
+
+Readable: TypeAlias = tuple[Tensor, Tensor | None]
+"""Pixels of a batch, and which of its pictures they are, int64; None for all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +72,16 @@ class Stream:
     def batches(self, index: Sequence[Tensor]) -> Iterator[Tensor]:
         """A batch for each of `index`, in order, whatever the number of workers: an epoch, or the rest of one."""
         return self.base.batches([self.rows[one] for one in index])
+
+    def readable(self, index: Sequence[Tensor]) -> Iterator[Readable]:
+        """As `batches`, but pictures that cannot be read any more are left out, as long as they are no more than may
+        be (`Decoder`)."""
+        return self.base.readable([self.rows[one] for one in index])
+
+    @property
+    def lost(self) -> dict[str, str]:
+        """Pictures that were left out since the beginning, by name, with the reason."""
+        return self.base.lost if isinstance(self.base, Decoder) else {}
 
     def split(self, size: int) -> Iterator[Tensor]:
         """All of it in order, `size` at a time."""
@@ -138,12 +157,16 @@ class Mapped:
     def batches(self, rows: Sequence[Tensor]) -> Iterator[Tensor]:
         return map(self.read, rows)
 
+    def readable(self, rows: Sequence[Tensor]) -> Iterator[Readable]:
+        return ((self.read(one), None) for one in rows)
+
 
 class Decoder:
     """Encoded pictures, decoded by worker processes that live as long as this does.
 
     Batches come in order, so their number changes nothing. Raises TrainingStopped, naming the picture, if one that
-    could be read before cannot be read any more.
+    could be read before cannot be read any more; `readable` leaves up to `may_lose` (None: any number) of them out,
+    each said once.
     """
 
     def __init__(
@@ -153,39 +176,65 @@ class Decoder:
         preprocess: Preprocess,
         sums: Tensor,
         num_workers: int = workers.NUM_WORKERS,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        may_lose: int | None = 0,
+        say: Callable[[str], None] = runtime.QUIET.line,
     ) -> None:
-        self.sums, self.names = sums, names
+        self.sums, self.names, self.lost = sums, names, dict[str, str]()
         self.shape = (preprocess.channels, preprocess.size, preprocess.size)
-        self._dataset, self._order, self._busy = _Dataset(sources, preprocess), _Order(), False
+        self._may_lose, self._say = may_lose, say
+        self._dataset, self._order, self._busy = _Dataset(sources, preprocess, max_pixels), _Order(), False
         self._loader = workers.loader(self._dataset, self._order, num_workers, persistent=True)
         # Not left to the loader's own end: the garbage collector ends its queues first, and then workers are not told.
         weakref.finalize(self, _end, self._loader, os.getpid())
 
     def read(self, rows: Tensor) -> Tensor:
-        return self._checked(self._dataset[rows.tolist()])
+        return self._whole(self._dataset[rows.tolist()])
 
     def batches(self, rows: Sequence[Tensor]) -> Iterator[Tensor]:
+        return map(self._whole, self._decoded(rows))
+
+    def readable(self, rows: Sequence[Tensor]) -> Iterator[Readable]:
+        return map(self._left, self._decoded(rows))
+
+    def _decoded(self, rows: Sequence[Tensor]) -> "Iterator[_Decoded]":
         if self._busy or len(rows) < 2:  # the workers serve one at a time
-            yield from map(self.read, rows)
+            yield from (self._dataset[one.tolist()] for one in rows)
             return
         self._busy, self._order.batches = True, [one.tolist() for one in rows]
         try:
-            yield from map(self._checked, workers.begun(self._loader))
+            yield from workers.begun(self._loader)
         finally:
             self._busy = False
 
-    def _checked(self, got: "npt.NDArray[np.uint8] | _Unreadable") -> Tensor:
-        if isinstance(got, _Unreadable):
-            raise TrainingStopped(
-                f"{self.names[got.row]}: {got.reason}; it could be read a while ago. Put it back as it was"
-            )
-        return torch.from_numpy(got)
+    def _whole(self, got: "_Decoded") -> Tensor:
+        for row, reason in got.bad.values():
+            raise TrainingStopped(f"{self.names[row]}: {reason}; it could be read a while ago. Put it back as it was")
+        return torch.from_numpy(got.images)
+
+    def _left(self, got: "_Decoded") -> Readable:
+        for row, reason in got.bad.values():
+            name = self.names[row]
+            if name not in self.lost and self._may_lose is not None and len(self.lost) >= self._may_lose:
+                return self._whole(got), None  # which raises
+            if name not in self.lost:
+                self._say(f"note: {name}: {reason}; it could be read a while ago, and is left out of its batches")
+                self.lost[name] = reason
+        if not got.bad:
+            return torch.from_numpy(got.images), None
+        left = [i for i in range(len(got.images)) if i not in got.bad]
+        if not left:
+            raise TrainingStopped("a batch has no picture left that can be read; put them back as they were")
+        return torch.from_numpy(got.images[left]), torch.tensor(left)
 
 
-@dataclass(frozen=True, slots=True)
-class _Unreadable:
-    row: int
-    reason: str
+@dataclass(frozen=True, slots=True, eq=False)
+class _Decoded:
+    """A batch; `bad`: place in it → row and reason of a picture that cannot be read, whose pixels mean nothing."""
+
+    images: npt.NDArray[np.uint8]
+    bad: dict[int, tuple[int, str]]
 
 
 class _Order:
@@ -202,18 +251,20 @@ class _Order:
 
 
 class _Dataset(Dataset[Any]):
-    def __init__(self, sources: Sequence[Source | npt.NDArray[np.uint8]], preprocess: Preprocess) -> None:
-        self.sources, self.preprocess = sources, preprocess
+    def __init__(
+        self, sources: Sequence[Source | npt.NDArray[np.uint8]], preprocess: Preprocess, max_pixels: int
+    ) -> None:
+        self.sources, self.preprocess, self.max_pixels = sources, preprocess, max_pixels
 
-    def __getitem__(self, rows: list[int]) -> "npt.NDArray[np.uint8] | _Unreadable":
-        p = self.preprocess
+    def __getitem__(self, rows: list[int]) -> _Decoded:
+        p, bad = self.preprocess, dict[int, tuple[int, str]]()
         images = np.empty((len(rows), p.channels, p.size, p.size), np.uint8)
-        for out, row in zip(images, rows, strict=True):
+        for i, row in enumerate(rows):
             try:
-                out[...] = p.resize(upright(self.sources[row])).numpy()
+                images[i] = p.resize(upright(self.sources[row], self.max_pixels)).numpy()
             except ImageError as error:
-                return _Unreadable(row, str(error))
-        return images
+                bad[i] = (row, str(error))
+        return _Decoded(images, bad)
 
 
 def _end(loader: DataLoader[Any], pid: int) -> None:

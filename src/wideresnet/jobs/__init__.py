@@ -8,8 +8,9 @@ from wideresnet.jobs.importing import DATA_SETS, Imported, import_checkpoint
 from wideresnet.jobs.lr_range import LrSearch, find_lr
 from wideresnet.jobs.overview import describe_machine, describe_model, list_dialects, list_models, list_runs
 from wideresnet.jobs.prediction import listed, predict
+from wideresnet.jobs.running import Run
 from wideresnet.jobs.sharing import load, push_to_hub
-from wideresnet.jobs.training import Run, resume, train
+from wideresnet.jobs.training import resume, train
 from wideresnet.jobs.tuning import Tune, resume_tune, tune
 
 __all__ = [

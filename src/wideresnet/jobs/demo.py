@@ -8,7 +8,8 @@ from PIL import Image
 
 from wideresnet import data as data_room
 from wideresnet import runs, runtime
-from wideresnet.jobs.training import Run, train
+from wideresnet.jobs.running import Run
+from wideresnet.jobs.training import train
 from wideresnet.prediction import Prediction, Predictor
 
 DATA = "digits"

@@ -35,6 +35,7 @@ def evaluate(
     split_column: str | None = None,
     group_column: str | None = None,
     download: bool = False,
+    max_pixels: int | None = None,
     report_file: str | Path | None = None,
     command: str | None = None,
     watch: runtime.Watch = runtime.PRINT,
@@ -62,6 +63,7 @@ def evaluate(
         split_column=split_column,
         group_column=group_column,
         download=download,
+        max_pixels=max_pixels,
     )
     computed_by = engines.with_tta(predictor.engine, tta, card.temperature)
     listing = data_room.read(data, reading, watch)

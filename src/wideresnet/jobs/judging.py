@@ -1,8 +1,10 @@
 """A run whose training has ended → its card, the figures of its best model, its report."""
 
 import dataclasses
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -27,8 +29,8 @@ from wideresnet.jobs.preparation import Prepared
 from wideresnet.report import Subject
 
 
-def card(prepared: Prepared, state: training.State) -> Card:
-    """What a model file says of its model."""
+def card(prepared: Prepared, state: training.State, otherwise: Mapping[str, str] = MappingProxyType({})) -> Card:
+    """What a model file says of its model. otherwise: under what its training went on than it was begun."""
     config = prepared.config
     trained = {
         "data": Path(config.data).name,
@@ -46,6 +48,10 @@ def card(prepared: Prepared, state: training.State) -> Card:
         trained |= {"freeze": list(config.freeze)}
     if config.folds:
         trained |= {"folds": config.folds, "fold": config.fold}
+    if otherwise:
+        trained |= {"changed": dict(otherwise)}
+    if state.rollbacks:
+        trained |= {"rollbacks": state.rollbacks}
     return Card(
         architecture=networks.architecture_of(state.judged),
         class_names=prepared.class_names,

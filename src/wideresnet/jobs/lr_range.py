@@ -55,6 +55,7 @@ def find_lr(
     split_column: str | None = None,
     group_column: str | None = None,
     download: bool = False,
+    max_pixels: int | None = None,
     watch: runtime.Watch = runtime.PRINT,
     **changes: Unpack[RecipeChanges],
 ) -> LrSearch:
@@ -94,6 +95,7 @@ def find_lr(
             split_column=split_column,
             group_column=group_column,
             download=download,
+            max_pixels=max_pixels,
         ),
         watch=watch,
         world=ALONE,

@@ -1,5 +1,6 @@
 """The options of a training and what the data says → a config, before any picture is decoded."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import nn
 from wideresnet import data as data_room
 from wideresnet import engines, kernels, networks, recipes, runs, runtime
 from wideresnet.data import Data
-from wideresnet.errors import DataError, UsageError
+from wideresnet.errors import DataError, UsageError, nearest
 from wideresnet.jobs import transfer
 from wideresnet.jobs.transfer import Source
 from wideresnet.processes import World, synchronise_bn
@@ -127,6 +128,7 @@ def plan(
         folds=folds or 0,
         pretrained=pretrained,
         freeze=freeze,
+        processor=runtime.processor() if torch_device.type == "cpu" else "",
     )
     return Plan(config, listing, source, side, computed_by)
 
@@ -138,20 +140,59 @@ def versions(arch: str, device: str) -> dict[str, str]:
     return runtime.versions() | networks.libraries.versions(arch) | ours
 
 
-def check_versions(folder: Path, config: runs.Config) -> None:
-    """Raises UsageError if what was begun in `folder` was begun under other versions than these."""
-    if config.engine == "kernels" and kernels.build() == "none":
-        raise UsageError(
-            f"{folder}: our kernels have trained it, and here they are {kernels.state()}. Or train anew: "
-            "--engine torch does without"
-        )
-    then, now = config.versions, versions(config.arch, config.device)
-    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
-    if changed := [f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}" for name in names]:
-        raise UsageError(
-            f"{folder}: made under other versions ({', '.join(changed)}), so going on would not be bitwise the same. "
-            "Install those (without kernels: with WRN_NO_KERNELS=1), or train anew"
-        )
+ALLOWED = ("versions", "processor", "threads", "engine", "device", "processes")
+"""What may differ where a run goes on, if its user allows it: the result means the same, but not to the bit."""
+
+
+def changed(config: runs.Config, world: World) -> tuple[runs.Config, dict[str, str]]:
+    """What of `ALLOWED` is otherwise here than where the run was begun, by name, in words ("8 → 2"); and the config
+    that it can go on under here."""
+    found, now = dict[str, str](), config
+    if not _is_there(config.device):
+        now = dataclasses.replace(now, device=str(runtime.choose_device()))
+        found["device"] = f"{config.device}, which is not available here → {now.device}"
+    if config.engine == "kernels" and (now.device != "cpu" or kernels.build() == "none"):
+        now = dataclasses.replace(now, engine="torch")
+        found["engine"] = f"our kernels, which are {kernels.state()} here → torch"
+    if now.device == "cpu" and (cores := runtime.num_cores()) < config.threads:
+        now = dataclasses.replace(now, threads=cores)
+        found["threads"] = f"{config.threads} → {cores}"
+    if world.size != config.processes:
+        now = dataclasses.replace(now, processes=world.size, machines=world.machines)
+        found["processes"] = f"{config.processes} → {world.size}"
+    if config.processor and now.device == "cpu" and config.processor != runtime.processor():
+        now = dataclasses.replace(now, processor=runtime.processor())
+        found["processor"] = f"{config.processor} → {now.processor}"
+    own = versions(config.arch, config.device)
+    names = [name for name in {**config.versions, **own} if config.versions.get(name) != own.get(name)]
+    if names := [f"{name} {config.versions.get(name, 'none')} → {own.get(name, 'none')}" for name in names]:
+        now = dataclasses.replace(now, versions=own)
+        found["versions"] = ", ".join(names)
+    return now, found
+
+
+def check_unchanged(folder: Path, found: Mapping[str, str], allowed: Sequence[str] = (), command: str = "") -> None:
+    """Raises UsageError if what was begun in `folder` was begun otherwise than is allowed. found: as from `changed`;
+    command: what goes on with it in as many processes."""
+    for name in allowed:
+        if name not in ALLOWED:
+            raise UsageError(f"--allow-changed {name}{nearest(name, ALLOWED)}")
+    if not (left := {name: how for name, how in found.items() if name not in allowed}):
+        return
+    how = "; ".join(f"{name} {text}" for name, text in left.items())
+    start = f" Start as many processes: {command}." if "processes" in left else ""
+    why = f"{folder}: begun otherwise ({how}), so going on would not be bitwise the same.{start}"
+    if not command:
+        raise UsageError(f"{why} Make it as it was, or begin anew")
+    raise UsageError(f"{why} Make it as it was, or go on all the same: --allow-changed {' '.join(found)}")
+
+
+def _is_there(device: str) -> bool:
+    try:
+        runtime.choose_device(device)
+    except UsageError:
+        return False
+    return True
 
 
 def _num_train(listing: Data, *, keeps_val: bool, folds: int | None) -> int:

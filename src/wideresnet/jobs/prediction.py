@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from wideresnet import data as data_room
 from wideresnet import engines, runtime
 from wideresnet.data.folders import pictures_below
 from wideresnet.errors import ImageError, UsageError
@@ -37,11 +38,12 @@ def predict(
     device: str = "auto",
     engine: engines.Name = "auto",
     download: bool = False,
+    max_pixels: int | None = None,
     watch: runtime.Watch = runtime.QUIET,
 ) -> Iterator[Answer]:
     """Answers for each picture of `sources` (files, folders with all pictures below, globs) and of `files`, which are
     taken by the letter. In order, lazily; what is not there is an answer with its reason. `model`, engine and download:
-    as `load`'s.
+    as `load`'s; max_pixels: as `Reading` has it.
 
     Raises ModelFileError, and UsageError if no picture is named at all, before the first answer.
     """
@@ -49,7 +51,7 @@ def predict(
     paths = [*expand(sources), *map(Path, files)]
     if not paths:
         raise UsageError("no picture named; give files, folders or globs, or - for a list on standard input")
-    return _answers(predictor, paths, watch)
+    return _answers(predictor, paths, data_room.most_pixels(max_pixels), watch)
 
 
 def listed(content: bytes) -> list[Path]:
@@ -88,12 +90,12 @@ def expand(sources: Iterable[str | Path]) -> list[Path]:
     return paths
 
 
-def _answers(predictor: Predictor, paths: Sequence[Path], watch: runtime.Watch) -> Iterator[Answer]:
+def _answers(predictor: Predictor, paths: Sequence[Path], max_pixels: int, watch: runtime.Watch) -> Iterator[Answer]:
     resize, rest, done = predictor.card.preprocess.resize, iter(paths), 0
 
     def read(path: Path) -> Tensor | str:
         try:
-            return resize(decode(path))
+            return resize(decode(path, max_pixels))
         except ImageError as error:
             return str(error)
 

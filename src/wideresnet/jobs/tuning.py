@@ -20,9 +20,9 @@ from wideresnet import engines, files, kinds, networks, processes, recipes, repo
 from wideresnet.errors import DataError, Interrupted, ModelFileError, TrainingStopped, UsageError
 from wideresnet.jobs import transfer
 from wideresnet.jobs.judging import duration
-from wideresnet.jobs.planning import check_versions, plan
+from wideresnet.jobs.planning import changed, check_unchanged, plan
 from wideresnet.jobs.preparation import Prepared, fit_to_data, prepare, seconds_per_epoch
-from wideresnet.jobs.training import fit_prepared, out_of_memory, validation
+from wideresnet.jobs.running import fit_prepared, out_of_memory, validation
 from wideresnet.processes import ALONE
 from wideresnet.reading import Reading
 from wideresnet.recipes import RecipeChanges
@@ -79,6 +79,7 @@ def tune(
     split_column: str | None = None,
     group_column: str | None = None,
     download: bool = False,
+    max_pixels: int | None = None,
     watch: runtime.Watch = runtime.PRINT,
     **changes: Unpack[RecipeChanges],
 ) -> Tune:
@@ -122,6 +123,7 @@ def tune(
             split_column=split_column,
             group_column=group_column,
             download=download,
+            max_pixels=max_pixels,
         ),
         watch=watch,
         world=ALONE,
@@ -139,13 +141,14 @@ def tune(
         epoch_s = seconds_per_epoch(prepared)
     folder = runs.create(listing.name, out, under="tunes")
     setup = _Setup(config, tuple(search), trials)
-    _write(folder, setup)
     watch.line(
         f"{trials} trials of {config.arch} at {config.size} pixels on {len(prepared.train):,} pictures, "
         f"{prepared.kept}; {config.recipe.epochs} epochs each; {', '.join(search)}; "
         f"about {duration(epoch_s * config.recipe.epochs * trials)} at most → {folder}"
     )
-    return _search(prepared, setup, folder)
+    with runs.in_use(folder, watch.line):
+        _write(folder, setup)
+        return _search(prepared, setup, folder)
 
 
 @kinds.checked
@@ -169,19 +172,19 @@ def resume_tune(
         raise UsageError(f"--trials {trials}: expected at least 1")
     if (folder / TRIALS).exists() and not (folder / STUDY).exists():
         raise ModelFileError(f"{folder}: its {STUDY} is gone, so it cannot go on; tune anew")
-    runtime.choose_device(setup.config.device)
-    check_versions(folder, setup.config)
-    config = setup.config
+    config, otherwise = changed(setup.config, ALONE)
+    check_unchanged(folder, otherwise)
     if config.recipe.compile:
         runtime.check_compiler(torch.device(config.device))
     listing, source = data_room.read(config.data, config.reading, watch), transfer.source_of(config)
     prepared = prepare(config, listing, watch, source=source, cache=cache)
     if prepared.config.fingerprint != config.fingerprint:
         raise DataError(f"{config.data}: not the data that {folder} was searched on (pictures or labels differ)")
-    if trials is not None and trials != setup.trials:
-        setup = dataclasses.replace(setup, trials=trials)
-        _write(folder, setup)
-    return _search(prepared, setup, folder)
+    with runs.in_use(folder, watch.line):
+        if trials is not None and trials != setup.trials:
+            setup = dataclasses.replace(setup, trials=trials)
+            _write(folder, setup)
+        return _search(prepared, setup, folder)
 
 
 def _search(prepared: Prepared, setup: _Setup, folder: Path) -> Tune:

@@ -205,6 +205,11 @@ def others_watched() -> AbstractContextManager[None]:
     return nullcontext() if _ties.line is None else _ties.line.watched()
 
 
+def restarted() -> bool:
+    """Whether torchrun has started these processes anew, after one of them ended."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
+
+
 def _place() -> World:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if unset := [name for name in names if not os.environ.get(name, "").isdecimal()]:

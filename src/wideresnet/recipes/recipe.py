@@ -11,6 +11,7 @@ Schedule = Literal["steps", "cosine", "one-cycle"]
 FlipBy = Literal["turns", "chance"]
 Policy = Literal["none", "trivial", "rand"]
 Precision = Literal["fp32", "bf16", "fp16"]
+OnNan = Literal["stop", "rollback"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,7 @@ class Recipe:
     compile: bool = False  # the network through torch.compile while it trains
     class_weights: bool = False  # pictures weigh in the loss by 1 / the number of their class
     balanced: bool = False  # each epoch draws as many pictures of each class
+    on_nan: OnNan = "stop"  # or "rollback": where the loss is not finite, back to the last checkpoint with a lower lr
     layer_decay: float = 1.0  # the head learns at lr, each part before it at so much of the rate of the next
 
     def __post_init__(self) -> None:
@@ -92,7 +94,7 @@ class Recipe:
                 shown = most if isinstance(value, int) and value > most else high
                 raise UsageError(f"{field}={value}: expected a value in [{low:g}, {shown:g}{end}")
         kinds = {"schedule": get_args(Schedule), "policy": get_args(Policy), "precision": get_args(Precision)}
-        kinds["flip_by"] = get_args(FlipBy)
+        kinds |= {"flip_by": get_args(FlipBy), "on_nan": get_args(OnNan)}
         for field, names in kinds.items():
             if (name := getattr(self, field)) not in names:
                 raise UsageError(f"{field}={name!r}{nearest(name, names)}")
@@ -214,6 +216,9 @@ class RecipeChanges(TypedDict, total=False):
         Weigh each picture in the loss by 1 / the number of its class, for classes of unequal numbers.
     balanced
         Draw as many pictures of each class in every epoch, those of rare classes repeatedly.
+    on_nan
+        Where the loss is no number or explodes: stop, or go back to the last checkpoint with a quarter of the learning
+        rate, at most three times (rollback).
     layer_decay
         The head learns at lr, stage3 at this times that, stage2 at this times stage3's, and so on; 1 for one rate.
     """
@@ -255,6 +260,7 @@ class RecipeChanges(TypedDict, total=False):
     compile: bool | None
     class_weights: bool | None
     balanced: bool | None
+    on_nan: OnNan | None
     layer_decay: float | None
 
 
@@ -272,6 +278,7 @@ def extras(recipe: Recipe) -> list[str]:
         "classes weighed": recipe.class_weights,
         "classes balanced": recipe.balanced,
         f"learning rates falling by {recipe.layer_decay:g} from part to part": recipe.layer_decay < 1,
+        "back to the last checkpoint where the loss explodes": recipe.on_nan == "rollback",
         f"ends after {recipe.early_stopping} epochs without a better score": recipe.early_stopping,
     }
     return [text for text, there in said.items() if there]

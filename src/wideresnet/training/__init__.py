@@ -6,6 +6,7 @@ looks into (it may cut one: `len` and a slice), `loss(model, batch)` a `StepLoss
 "score", the higher the better. What is frozen the network says itself: parameters without `requires_grad`.
 """
 
+import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from wideresnet import engines, kernels, runtime
-from wideresnet.errors import INTERRUPTED, TERMINATED, Diverged, Interrupted
+from wideresnet.errors import INTERRUPTED, TERMINATED, Diverged, Interrupted, is_out_of_memory
 from wideresnet.processes import ALONE, World
 from wideresnet.recipes import Recipe, lr_at, momentum_begins_anew
 from wideresnet.training.averages import average_epochs, copy_buffers, recompute_bn, share_of, update_average
@@ -42,6 +43,7 @@ __all__ = [
     "fit",
     "from_tensors",
     "frozen_modules",
+    "gradient",
     "gradients",
     "in_parts",
     "make_optimizer",
@@ -58,6 +60,8 @@ __all__ = [
 
 Loss = Callable[[nn.Module, Any], StepLoss]
 
+_EXPLODED = 1e4  # times the first step's loss, or 1
+
 
 def fit(
     state: State,
@@ -69,16 +73,19 @@ def fit(
     steps_per_epoch: int,
     seed: int,
     save: Callable[[State, bool], None],
+    due: Callable[[], bool] = lambda: False,
     watch: runtime.Watch = runtime.QUIET,
     world: World = ALONE,
 ) -> State:
     """Trains from `state` to the recipe's last epoch; after each epoch calls `save(state, is_best)`, and so, never as
-    the best, where a signal stops it within one (`state.begun.steps` > 0).
+    the best, within one (`state.begun.steps` > 0) where a signal stops it, and after each step at which `due()`.
 
     Of many processes (`world`) each runs this on its part of every batch; gradients and sums are those of the whole.
 
-    Raises Diverged on a loss or weights that are not finite, Interrupted on Ctrl-C or SIGTERM: in both cases what
-    `save` wrote last stands. Nothing random is left between steps: what torch draws itself (dropout) is seeded at each.
+    Raises Diverged on a loss that is not finite or explodes and on weights that are not finite, Interrupted on Ctrl-C
+    or SIGTERM: in both cases what `save` wrote last stands, and is finite. Nothing random is left between steps: what
+    torch draws itself (dropout) is seeded at each. Where memory runs out, batches are computed in more parts
+    (`gradient`).
     """
     trained = through(state, recipe)
     with runtime.StopSignals() as signals:
@@ -92,44 +99,39 @@ def fit(
             started = time.perf_counter() - begun.seconds
             to_train_mode(state.model, frozen_modules(state.model))
             for batch in batches(epoch, begun.steps):
-                lr = lr_at(recipe, step, steps_per_epoch)
+                lr = lr_at(recipe, step, steps_per_epoch) * state.lr_factor
                 step_seed = runtime.derive_seed(seed, "step", step, *([world.rank] if world.rank else []))
-                step += 1
+                step, parts = step + 1, state.parts
                 result = update(state, trained, batch, loss, recipe, lr=lr, seed=step_seed, step=step, world=world)
+                if state.parts > parts:
+                    watch.line(_in_more_parts(state.parts, step, recipe))
                 value = result.mean.item()
-                if value - value != 0:  # NaN or infinite
-                    raise Diverged(
-                        f"loss is {value} at step {step} (epoch {epoch}), lr {lr:.4g}; whole epochs are kept. "
-                        "Try a lower --lr, or a longer --warmup-epochs"
-                    )
+                if _exploded(state, value):
+                    where = f"at step {step} (epoch {epoch}), lr {lr:.4g}"
+                    raise Diverged(f"loss is {value:.4g} {where}. Try a lower --lr, or a longer --warmup-epochs", batch)
                 begun.count(value, result)
                 begun.seconds = time.perf_counter() - started
                 best = None if recipe.select == "last" else state.best_score
                 what, total = f"epoch {epoch}/{recipe.epochs}", recipe.epochs * steps_per_epoch
                 watch.progress(what, step, total, _so_far(begun, best))
                 if caught := world.largest(signals.caught or 0):  # in any process: so all stop, after the same step
+                    _check_weights(state, state.where(steps_per_epoch), lr)
                     save(state, False)
                     world.largest(0)  # torchrun ends the others as soon as one has ended: not before all is written
                     raise _interrupted(caught, state.where(steps_per_epoch))
+                if due() and _is_finite(state):  # if not, the next loss tells it to all processes alike
+                    save(state, False)
 
             if (num_averaged := epoch - (recipe.epochs - recipe.swa_epochs)) > 0:
-                state.average = average_epochs(state.average, state.model, num_averaged)
                 torch.manual_seed(runtime.derive_seed(seed, "bn", epoch))
-                computed = engines.through(state.average, state.engine)
-                recompute_bn(state.average, computed, batches(epoch, 0), loss, frozen_modules(state.model))
+                _average_epochs(state, num_averaged, batches(epoch, 0), loss)
             world.buffers_from_main(state.model, state.average)
-            row: dict[str, Any] = {"epoch": epoch, "lr": lr_at(recipe, step - 1, steps_per_epoch)}
+            row: dict[str, Any] = {"epoch": epoch, "lr": lr_at(recipe, step - 1, steps_per_epoch) * state.lr_factor}
             row |= {f"train_{name}": total / begun.num_examples for name, total in begun.sums.items()}
             row |= validate(state.judged)
             row |= {"seconds": round(begun.seconds, 3), "images_per_s": round(begun.num_examples / begun.seconds, 1)}
             _check_finite(state, row)
-            score = row.pop("score", None)
-            if state.best_score is None or score is None or score > state.best_score:
-                state.improved = epoch
-            # Of equals the later: the learning rate has fallen further. Small val parts tie often.
-            is_best = recipe.select == "last" or score is None or state.best_score is None or score >= state.best_score
-            if is_best:
-                state.best_score = score
+            is_best = _is_best(state, epoch, row.pop("score", None), recipe)
             state.epoch, state.begun = epoch, Begun()
             state.rows.append(row)
             save(state, is_best)
@@ -155,14 +157,9 @@ def update(
     `trained` is `state.model`, or computes as it does on the same parameters. `seed`: of what torch draws itself.
     `step`: its number, from 1, which the average's decay goes by; 0 leaves the average alone.
     """
-    torch.manual_seed(seed)
-    result = gradients(trained, batch, loss, recipe, state.scaler, world=world)
+    result = gradient(state, trained, batch, loss, recipe, seed=seed, world=world)
     if not result.mean.isfinite():
         return result
-    if recipe.sam_rho:  # the gradient that counts is the one at the worst weights near by
-        with moved_uphill(state.model, recipe.sam_rho):
-            torch.manual_seed(seed)  # the same loss: dropout drops the same
-            gradients(trained, batch, loss, recipe, state.scaler, world=world)
     state.scaler.unscale_(state.optimizer)
     if recipe.clip_norm:
         nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
@@ -181,6 +178,49 @@ def update(
     if average is not None:
         update_average(average, state.model, recipe.ema_decay, step)
     return result
+
+
+def gradient(
+    state: State, trained: nn.Module, batch: Any, loss: Loss, recipe: Recipe, *, seed: int, world: World = ALONE
+) -> StepLoss:
+    """Leaves in the parameters the gradient of a step, as `gradients` does; with SAM the one that counts there.
+
+    Where memory runs out it is computed anew in twice as many parts, of two examples each at least, and so are those
+    of the steps that follow: as by a training that was begun with so many. Not among several processes, which would
+    wait for one another.
+    """
+    buffers = list(state.model.buffers())
+    state.spare = state.spare or [torch.empty_like(buffer) for buffer in buffers]
+    _copy_all(state.spare, buffers)
+    while True:
+        whole = state.parts == recipe.accumulate
+        divided = recipe if whole else dataclasses.replace(recipe, accumulate=state.parts)
+        try:
+            torch.manual_seed(seed)
+            result = gradients(trained, batch, loss, divided, state.scaler, world=world)
+            if recipe.sam_rho and result.mean.isfinite():  # what counts is the gradient at the worst weights near by
+                with moved_uphill(state.model, recipe.sam_rho):
+                    torch.manual_seed(seed)  # the same loss: dropout drops the same
+                    gradients(trained, batch, loss, divided, state.scaler, world=world)
+            return result
+        except (RuntimeError, MemoryError) as error:
+            if world.size > 1 or not is_out_of_memory(error) or 4 * state.parts > _length(batch):
+                raise
+        # Here, where the error and what it holds on to are gone.
+        state.parts *= 2
+        state.model.zero_grad(set_to_none=True)
+        _copy_all(buffers, state.spare)
+        runtime.give_memory_back(device_of(state.model))
+
+
+def _copy_all(to: list[Tensor], what: list[Tensor]) -> None:
+    if to:  # torch refuses none
+        torch._foreach_copy_(to, what)
+
+
+def _length(batch: Any) -> int:
+    """0 of a batch that has none, and so cannot be cut."""
+    return len(batch) if hasattr(batch, "__len__") else 0
 
 
 def gradients(
@@ -254,6 +294,37 @@ def compiled(model: nn.Module, recipe: Recipe) -> nn.Module:
     return torch.compile(model, dynamic=False) if recipe.compile else model  # type: ignore[return-value]
 
 
+def _average_epochs(state: State, num: int, batches: Iterable[Any], loss: Loss) -> None:
+    """SWA: the mean of the weights after the last `num` epochs, and BN's statistics of it over `batches`."""
+    state.average = average_epochs(state.average, state.model, num)
+    computed = engines.through(state.average, state.engine)
+    recompute_bn(state.average, computed, batches, loss, frozen_modules(state.model))
+
+
+def _is_best(state: State, epoch: int, score: float | None, recipe: Recipe) -> bool:
+    """Whether the epoch is the best so far, or the one that is to be taken; kept in `state`."""
+    if state.best_score is None or score is None or score > state.best_score:
+        state.improved = epoch
+    # Of equals the later: the learning rate has fallen further. Small val parts tie often.
+    is_best = recipe.select == "last" or score is None or state.best_score is None or score >= state.best_score
+    if is_best:
+        state.best_score = score
+    return is_best
+
+
+def _exploded(state: State, value: float) -> bool:
+    """Whether a step's loss is no number, or so large that no training that learns comes back from there."""
+    state.first_loss = value if state.first_loss is None else state.first_loss
+    return not abs(value) <= _EXPLODED * max(1.0, abs(state.first_loss))  # of NaN too
+
+
+def _in_more_parts(parts: int, step: int, recipe: Recipe) -> str:
+    return (
+        f"note: out of memory at step {step}; from it on each batch of {recipe.batch_size} is computed in {parts} "
+        f"parts, of which BN sees each alone. --accumulate {parts} begins so"
+    )
+
+
 def _so_far(begun: Begun, best: float | None) -> str:
     means = [f"{name} {total / begun.num_examples:.3f}" for name, total in begun.sums.items()]
     scored = [] if best is None else [f"best score {best:.3f}"]
@@ -261,11 +332,19 @@ def _so_far(begun: Begun, best: float | None) -> str:
 
 
 def _check_finite(state: State, row: Mapping[str, float]) -> None:
-    where = f"after epoch {row['epoch']}, lr {row['lr']:.4g}; try a lower --lr"
+    where = f"after epoch {row['epoch']}"
     if bad := [name for name, value in row.items() if value - value != 0]:
-        raise Diverged(f"{bad[0]} is {row[bad[0]]} {where}")
-    if not all(value.isfinite().all() for value in to_tensors(state).values()):
-        raise Diverged(f"weights are not finite {where}")
+        raise Diverged(f"{bad[0]} is {row[bad[0]]} {where}, lr {row['lr']:.4g}. Try a lower --lr")
+    _check_weights(state, where, row["lr"])
+
+
+def _check_weights(state: State, where: str, lr: float) -> None:
+    if not _is_finite(state):
+        raise Diverged(f"weights are not finite {where}, lr {lr:.4g}. Try a lower --lr")
+
+
+def _is_finite(state: State) -> bool:
+    return all(value.isfinite().all() for value in to_tensors(state).values())
 
 
 def _interrupted(number: int, where: str) -> Interrupted:

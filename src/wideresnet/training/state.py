@@ -58,6 +58,11 @@ class State:
     best_score: float | None = None
     improved: int = 0  # the epoch whose score first was the best
     rows: list[dict[str, Any]] = field(default_factory=list)  # one an epoch, as in metrics.csv
+    parts: int = 1  # that each batch is computed in: the recipe's `accumulate`, or more where memory ran out
+    first_loss: float | None = None  # of the first step, by which later ones are told to explode
+    lr_factor: float = 1.0  # of the schedule's learning rate: below 1 where the training went back (`goes_back`)
+    rollbacks: int = 0
+    spare: list[Tensor] = field(default_factory=list)  # room for the buffers as they were before a step; no state
 
     @property
     def judged(self) -> nn.Module:
@@ -80,7 +85,8 @@ def start(
     """`lr_scales`: parameter → what its learning rate is of the schedule's; 1 for those that are not named."""
     average = copy.deepcopy(model).eval().requires_grad_(False) if recipe.ema_decay else None
     scaler = torch.amp.GradScaler(device_of(model).type, enabled=recipe.precision == "fp16")
-    return State(model, make_optimizer(model, recipe, lr_scales or {}), average, scaler, engine)
+    optimizer = make_optimizer(model, recipe, lr_scales or {})
+    return State(model, optimizer, average, scaler, engine, parts=recipe.accumulate)
 
 
 def make_optimizer(
@@ -111,7 +117,11 @@ def to_progress(state: State) -> dict[str, Any]:
         "begun": asdict(state.begun),
         "best_score": state.best_score,
         "improved": state.improved,
-        "rows": state.rows,
+        "rows": list(state.rows),
+        "parts": state.parts,
+        "first_loss": state.first_loss,
+        "lr_factor": state.lr_factor,
+        "rollbacks": state.rollbacks,
     }
 
 
@@ -151,6 +161,8 @@ def from_tensors(state: State, tensors: Mapping[str, Tensor], progress: Mapping[
     state.improved = progress.get("improved", 0)  # earlier versions stopped nothing early,
     state.begun = Begun(**progress.get("begun", {}))  # and kept whole epochs alone
     state.rows = list(progress["rows"])
+    for name in ("parts", "first_loss", "lr_factor", "rollbacks"):  # which earlier versions had not
+        setattr(state, name, progress.get(name, getattr(state, name)))
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -1,0 +1,74 @@
+"""A training that is killed at any instant goes on to the bit as if it had not been, and nothing it wrote is lost.
+
+`WRN_FAULTS=200 pytest tests/faults/test_kills.py` is what docs/numbers.md has.
+"""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from faults.conftest import Whole
+from faults.harness import KILL_AFTER, KILL_BEFORE, KILL_WITHIN, NUM, SMALL, Host, Order, differences, steps_done
+from wideresnet import runs
+
+STEPS = 1439 // SMALL["batch_size"]
+
+
+def after(host: Host, run: Path, whole: Whole, *, known: int = -1) -> list[str]:
+    """What is wrong with a run that was killed, once it has gone on; `known`: steps that it has kept before."""
+    wrong = list[str]()
+    kept = steps_done(run, STEPS) if run.exists() else -1  # raises on a checkpoint that cannot be read
+    if kept < known:
+        wrong.append(f"{known} steps were kept, {kept} are")
+    if not (run / runs.CONFIG).exists():  # killed before it was a run
+        return wrong + (["a checkpoint without a config"] if kept >= 0 else [])
+    ended = host.run(Order(start="resume", out=run, options={"checkpoint_every_s": SMALL["checkpoint_every_s"]}))
+    if ended.status:
+        return [*wrong, f"exit code {ended.status}: {ended.said}"]
+    return wrong + differences(run, whole.folder)
+
+
+@pytest.mark.parametrize("aim", ["any instant", "a call that writes"])
+def test_a_killed_training_goes_on_bit_for_bit_and_loses_no_checkpoint(
+    host: Host, whole: Whole, tmp_path: Path, aim: str
+) -> None:
+    chance, wrong, cut = random.Random(aim), list[str](), 0
+    for i in range(NUM // 2):
+        run = tmp_path / str(i) / "run"
+        run.parent.mkdir()
+        if aim == "any instant":
+            moment = chance.uniform(0, whole.seconds)
+            where = f"after {moment:.3f} s"
+            pid, started, kept = host.begin(Order(start="train", out=run, options=SMALL)), time.perf_counter(), -1
+            while (left := started + moment - time.perf_counter()) > 0:
+                kept = steps_done(run, STEPS) if run.exists() else -1
+                time.sleep(min(left, 0.02))
+            os.kill(pid, signal.SIGKILL)
+            ended = host.wait(pid)
+        else:
+            at, what = chance.randint(1, whole.seen), chance.choice((KILL_BEFORE, KILL_WITHIN, KILL_AFTER))
+            where, kept = f"at call {at} ({what})", -1
+            ended = host.run(Order(start="train", out=run, options=SMALL, what=what, at=at))
+        cut += ended.status == -9
+        wrong += [f"killed {where}: {text}" for text in after(host, run, whole, known=kept)]
+    print(f"{NUM // 2} trainings, {cut} of them killed at {aim}: {len(wrong)} wrong")
+    assert not wrong, "\n".join(wrong)
+    assert cut >= 0.5 * (NUM // 2), "most were killed before they had ended"
+
+
+def test_one_training_killed_again_and_again_ends_as_if_it_had_never_been(
+    host: Host, whole: Whole, tmp_path: Path
+) -> None:
+    run, chance, start, killed = tmp_path / "run", random.Random(0), "train", 0
+    for _ in range(10):
+        options = SMALL if start == "train" else {"checkpoint_every_s": SMALL["checkpoint_every_s"]}
+        at = chance.randint(4, max(5, whole.seen // 4))
+        ended = host.run(Order(start=start, out=run, options=options, what=KILL_WITHIN, at=at))
+        killed += ended.status == -9
+        start = "resume" if (run / runs.CONFIG).exists() else "train"
+    assert after(host, run, whole) == []
+    assert killed >= 5
