@@ -341,6 +341,24 @@ def test_a_disk_without_room_for_a_run_is_told_before_it_begins(tmp_path: Path) 
     assert "make room, or choose another --out" in done.stderr
 
 
+def test_shared_memory_that_is_too_small_and_a_single_core_change_nothing(tmp_path: Path) -> None:
+    """Pictures that processes decode in each epoch, with /dev/shm of 64 kB and without a second core."""
+    data = shapes(tmp_path / "set", {"disc": 40, "bar": 40})
+    words = (
+        f"{sys.executable} -m wideresnet train {data} --arch wrn_10_1 --epochs 1 --size 8 --cache off --out {tmp_path}"
+    )
+    small = "mount -t tmpfs -o size=64k none /dev/shm && exec taskset -c 0 "
+    namespace = ["unshare", "--mount", "--map-root-user", "sh", "-c", small + words + "/small"]
+    done = subprocess.run(namespace, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    assert runs.read_config(tmp_path / "small").threads == 1
+    one = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
+    subprocess.run(shlex.split(words + "/plain"), env=one, capture_output=True, check=True)
+    assert same_weights(tmp_path / "small", tmp_path / "plain")
+
+
 # The interpreter may lie where only root reads: what is needed is imported before.
 NOBODY = """
 import os, sys

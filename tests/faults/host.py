@@ -38,6 +38,8 @@ def work(order: dict[str, Any]) -> int:
     except wrn.WideResNetError as error:
         lines.append(str(error))
         code = error.exit_code
+    except KeyboardInterrupt:  # while no training goes on
+        code = wrn.errors.INTERRUPTED
     except BaseException:
         lines.append(traceback.format_exc())
         code = 99

@@ -5,6 +5,7 @@
 
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -58,6 +59,29 @@ def test_a_killed_training_goes_on_bit_for_bit_and_loses_no_checkpoint(
     print(f"{NUM // 2} trainings, {cut} of them killed at {aim}: {len(wrong)} wrong")
     assert not wrong, "\n".join(wrong)
     assert cut >= 0.5 * (NUM // 2), "most were killed before they had ended"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_at_any_instant_stops_within_a_step_and_what_it_kept_goes_on_bit_for_bit(
+    host: Host, whole: Whole, tmp_path: Path, number: int, code: int
+) -> None:
+    chance, wrong, caught = random.Random(number), list[str](), 0
+    for i in range(NUM // 4):
+        run, moment = tmp_path / str(i) / "run", chance.uniform(0, whole.seconds)
+        run.parent.mkdir()
+        pid = host.begin(Order(start="train", out=run, options=SMALL))
+        time.sleep(moment)
+        os.kill(pid, number)
+        ended = host.wait(pid)
+        if ended.status not in (0, code, -number):  # it had ended; while it trained; before or after that
+            wrong.append(f"after {moment:.3f} s: exit code {ended.status}: {ended.said}")
+        caught += "stopped after" in ended.said
+        if where := re.search(rf"stopped after step (\d+) of {STEPS} of epoch (\d+)", ended.said):
+            steps, kept = int(where[1]) + STEPS * (int(where[2]) - 1), steps_done(run, STEPS)
+            wrong += [f"after {moment:.3f} s: {kept} steps kept of {steps}"] if kept != steps else []
+        wrong += [f"after {moment:.3f} s: {text}" for text in after(host, run, whole)]
+    assert not wrong, "\n".join(wrong)
+    assert caught, "some came while it trained"
 
 
 def test_one_training_killed_again_and_again_ends_as_if_it_had_never_been(
