@@ -66,7 +66,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as folder, engines.threads(found, config.threads), runtime.memory_kept():
         run = Path(folder)
         steps()
-        writer = Writer(run, config, CHECKPOINT_EVERY_S, changed={}, last_is_whole=True)
+        writer = Writer(run, config, CHECKPOINT_EVERY_S, changed={}, counts={})
+        writer.last_is_whole = True
         without, beside, put, whole = list[float](), list[float](), list[float](), list[float]()
         with writer:
             for _ in range(rounds):

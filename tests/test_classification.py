@@ -16,6 +16,7 @@ from torch import nn
 
 from wideresnet import classification, engines, kernels, runtime, training
 from wideresnet.data import Pictures, Stream, read
+from wideresnet.data.decoding import sums_of
 from wideresnet.data.streams import Decoder
 from wideresnet.errors import TrainingStopped, UsageError
 from wideresnet.model import WideResNetClassifier
@@ -87,7 +88,8 @@ def test_an_epoch_goes_on_at_any_step_and_reads_no_picture_of_those_before(tmp_p
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
     listing = read(tmp_path).splits["all"]
-    stream = Stream(Decoder([*listing.sources], listing.names, PREPROCESS, torch.zeros(18, 3, 2), 1), torch.arange(18))
+    sums = sums_of(pixels(whole))
+    stream = Stream(Decoder([*listing.sources], listing.names, PREPROCESS, sums, 1), torch.arange(18))
     train = dataclasses.replace(whole, images=stream, names=tuple(listing.names))
     recipe = change(RECIPES["fast"], {"batch_size": 5, "mixup": 1.0, "cutmix": 1.0, "balanced": True})
     epochs = classification.batches(train, PREPROCESS, recipe, 3, CPU)

@@ -44,6 +44,27 @@ def test_a_full_disk_leaves_the_old_file_and_no_part_of_the_new_one(tmp_path: Pa
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
+def test_what_reads_back_otherwise_than_it_was_written_takes_no_other_file_s_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, keep, synced = tmp_path / "a", tmp_path / "before", os.fsync
+
+    def failing(handle: int) -> None:
+        """A disk that keeps something else."""
+        synced(handle)
+        os.pwrite(handle, b"X", 2)
+
+    files.write_whole(path, b"old", keep=keep)
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(TrainingStopped, match=r"reads back otherwise from byte 0 on; the disk is failing.*untouched"):
+        files.write_whole(path, b"new one", keep=keep)
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    files.write_whole(path, b"new one", keep=keep)
+    assert (path.read_bytes(), keep.read_bytes()) == (b"new one", b"old")
+
+
 @given(
     st.lists(
         st.dictionaries(

@@ -282,7 +282,10 @@ def test_going_on_with_other_data_or_versions_or_no_run_is_refused(tmp_path: Pat
     data = shapes(tmp_path / "set", {"disc": 12, "bar": 12})
     run = wrn.train(data, out=tmp_path / "r", **{**QUICK, "epochs": 1})
     (data / "disc" / "0.png").unlink()
-    with pytest.raises(DataError, match=r"not the data that .* was trained on"):
+    with pytest.raises(DataError, match=r"not the data that .* was trained on \(pictures of all\.disc 12 → 11\)\. Put"):
+        wrn.resume(run.folder, watch=runtime.QUIET)
+    shutil.copyfile(data / "disc" / "1.png", data / "disc" / "0.png")
+    with pytest.raises(DataError, match=r"as many of each class, but other pictures or labels"):
         wrn.resume(run.folder, watch=runtime.QUIET)
     config = json.loads((run.folder / "config.json").read_text())
     (run.folder / "config.json").write_text(json.dumps({**config, "seed": 1}))

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -260,14 +261,28 @@ def test_where_torchrun_starts_processes_anew_after_a_kill_they_go_on_with_their
     if not Path("/proc/self/task").exists():
         pytest.skip("finds processes as Linux shows them")
     (tmp_path / "kill.py").write_text(SIGNAL_THE_OTHER.replace("SIGNAL", "SIGKILL"))
-    words = ["digits", "--epochs", "2", *SMALL.split()[:-1], *SLOWLY, *(["--out", "runs/digits-1"] if named else [])]
+    words = ["digits", "--epochs", "2", *SMALL.split()[:-1], *SLOWLY]
+    words += ["--out", "runs/digits-1", "--checkpoint-every", "0.001s"] if named else []
     done = torchrun(2, "--max-restarts", "1", str(tmp_path / "kill.py"), "train", *words)[0]
     assert done.returncode == 0, done.stderr[-3000:]
     assert "process 1 of 2 has ended without a word: it was killed" in done.stderr
-    assert "going on with runs/digits-1 after epoch 1 of 2" in done.stderr
+    where = r"after step \d of 14 of epoch 2 of 2" if named else "after epoch 1 of 2"
+    assert re.search(f"going on with runs/digits-1 {where}", done.stderr), done.stderr[-3000:]
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["digits-1"], "no other run was begun"
     assert equal_runs(tmp_path / "runs" / "digits-1", plain[0])
     assert metrics_but_times(tmp_path / "runs" / "digits-1") == metrics_but_times(plain[0])
+
+
+def test_a_restart_never_takes_over_a_run_that_was_begun_otherwise(
+    plain: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    run = shutil.copytree(plain[0], tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    words = ["train", "digits", "--epochs", "2", *SMALL.split(), str(run), *SLOWLY, "--seed", "9"]
+    done = torchrun(2, "--max-restarts", "1", *WRN, *words)[0]
+    assert done.returncode != 0
+    assert "exists already and is not empty" in done.stderr
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
 def test_another_number_of_processes_goes_on_with_every_picture_once_if_that_is_allowed(

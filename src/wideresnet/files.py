@@ -9,13 +9,14 @@ import io
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
-import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 from wideresnet.errors import TrainingStopped, UsageError
 
@@ -39,23 +40,23 @@ def write_whole(path: Path, content: bytes | str, *, keep: Path | None = None) -
     """Writes to a temporary name in the same folder, syncs, renames, syncs the folder.
 
     keep: the file before it goes there, but only once the new one has been read back from the disk, and is the same.
-    Raises TrainingStopped (nothing changed, the temporary file removed) if the disk refuses, naming path and size.
+    Raises TrainingStopped (the temporary file removed) if the disk refuses, naming path, size and what stands.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary = None
+    temporary, stands = None, "The file before it, if any, is untouched"
     try:
         make_folder(path.parent)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        file, temporary = new_beside(path)
+        with file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        share(temporary)
         if keep is not None and path.exists():
             _check_written(temporary, data)
             path.replace(keep)
+            stands = f"The one before it is {keep}"
         temporary.replace(path)
+        stands = "It is there, but may not be after a power failure"
         sync_folder(path.parent)
     except BaseException as error:
         if temporary is not None:
@@ -64,9 +65,17 @@ def write_whole(path: Path, content: bytes | str, *, keep: Path | None = None) -
         if not isinstance(error, OSError):
             raise
         raise TrainingStopped(
-            f"{path}: cannot write {len(data):,} bytes: {error.strerror or error} ({_free(path.parent)}). "
-            "The file before it, if any, is untouched"
+            f"{path}: cannot write {len(data):,} bytes: {error.strerror or error} ({_free(path.parent)}). {stands}"
         ) from error
+
+
+def new_beside(path: Path) -> tuple[BinaryIO, Path]:
+    """A new file in the folder of `path`, open to be written, and its temporary name; with the permissions of any other
+    new file. Raises OSError."""
+    while True:
+        name = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+        with contextlib.suppress(FileExistsError):
+            return cast(BinaryIO, name.open("xb")), name
 
 
 def _check_written(path: Path, data: bytes) -> None:
@@ -97,32 +106,37 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink()
 
 
-_held = set[Path]()
+_held, _held_lock = set[Path](), threading.Lock()
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[str]:
-    """Holds the lock `path`, made if need be, and writes into it who does: process, host, time. → what it held
-    before: "" after a clean end, else who held it and was killed.
+def locked(path: Path) -> Iterator[tuple[bool, str]]:
+    """Holds the lock `path`, made if need be, and writes into it who does: process, host, time. → whether it is held:
+    not on a disk or system without locks; and what it said before: "" after a clean end, else who held it and was
+    killed (or, without locks, holds it still).
 
     A record lock: the system takes it back with the process, however that ends, and no process that it has forked keeps
-    it. Raises FileInUse, at once, with what the holder wrote. A disk or system without locks locks nothing.
+    it. Raises FileInUse, at once, with what the holder wrote.
     """
     key = path.resolve()
-    if key in _held:  # record locks do not keep a process from itself
-        raise FileInUse(path, "this process")
-    with path.open("a+", encoding="utf-8") as file:
-        there = _lock(file, path)
-        file.seek(0)
-        before = file.read()
-        _write_over(file, f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S}")
+    with _held_lock:
+        if key in _held:  # record locks do not keep a process from itself
+            raise FileInUse(path, "this process")
         _held.add(key)
-        try:
-            yield before if there else ""
-        finally:
-            _held.discard(key)
-            with contextlib.suppress(OSError):  # a disk that is full of other things; it says no more than a crash
-                _write_over(file, "")
+    try:
+        with path.open("a+", encoding="utf-8", errors="replace") as file:
+            there = _lock(file, path)
+            file.seek(0)
+            before = file.read()
+            who = f"process {os.getpid()} on {socket.gethostname()}, since {datetime.now():%Y-%m-%d %H:%M:%S}"
+            _write_over(file, who)
+            try:
+                yield there, before
+            finally:
+                with contextlib.suppress(OSError):  # a full disk: it then says no more than after a crash
+                    _write_over(file, "")
+    finally:
+        _held.discard(key)
 
 
 class FileInUse(Exception):  # noqa: N818 - a state, of which the caller makes its own error
@@ -182,13 +196,6 @@ def file_to_write(out: str | Path | None, default: str, suffixes: Sequence[str],
         if target.exists() and own.exists() and target.samefile(own):
             raise UsageError(f"--out {target}: is {what} itself, which would be lost; choose another name")
     return target
-
-
-def share(temporary: Path) -> None:
-    """Gives a file that mkstemp made, 0600, the permissions of any other new file."""
-    mask = os.umask(0)
-    os.umask(mask)
-    temporary.chmod(0o666 & ~mask)
 
 
 def make_folder(path: Path, *, exist_ok: bool = True) -> None:

@@ -73,6 +73,7 @@ class Config:
         """SHA-256 of everything here, by which a checkpoint knows its run.
 
         A later field counts only where it is not at its default: so a run of an earlier version keeps its digest.
+        What is done where the loss explodes does not count: a run goes on with either.
         """
         new = {f.name for f in dataclasses.fields(self) if getattr(self, f.name) == f.default}
         values = {_RENAMED.get(name, name): value for name, value in self.to_dict().items() if name not in new}
@@ -82,7 +83,7 @@ class Config:
         values["recipe"] = {
             name: value
             for name, value in values["recipe"].items()
-            if name in _FIRST or (name not in FIXED and value != later[name])
+            if name in _FIRST or (name not in (*FIXED, "on_nan") and value != later[name])
         }
         return files.sha256(json.dumps(values, sort_keys=True).encode())
 
@@ -152,7 +153,8 @@ def check_out(out: Path | None) -> None:
         there = out.exists()
         if there and not out.is_dir():
             raise UsageError(f"{out}: a file; a run is a folder, choose another --out")
-        full = there and any(out.iterdir())
+        # A start that was killed at once leaves these.
+        full = there and any(path.name != LOCK and not re.fullmatch(r"\..*\.tmp", path.name) for path in out.iterdir())
     except OSError as error:
         raise UsageError(f"{out}: cannot be made: {error.strerror}; choose another --out") from error
     if full:
@@ -185,16 +187,21 @@ def create(name: str, out: Path | None, under: str = "runs") -> Path:
         raise UsageError(f"{out or under}: cannot be made: {error.strerror}; choose another --out") from error
 
 
-def begun(name: str, config: Config, under: str = "runs") -> Path | None:
-    """The newest run of that name, as `create` made it, that was begun under just this config, if there is one."""
-    numbered = dict[int, Path]()
-    for path in Path(under).glob(f"{slug(name)}-*/{CONFIG}"):
+def begun(
+    name: str, config: Config, out: Path | None, *, measured: bool, under: str = "runs"
+) -> tuple[Path, Config] | None:
+    """The run that `create(name, out)` made for this config in an earlier start, and its config; None if there is none.
+    Of those that have a number the newest. measured: the epochs, which may be others each time."""
+    numbered = {0: out} if out is not None else dict[int, Path]()
+    for path in Path(under).glob(f"{slug(name)}-*/{CONFIG}") if out is None else ():
         if (number := path.parent.name.rpartition("-")[2]).isdecimal():
             numbered[int(number)] = path.parent
     for _, folder in sorted(numbered.items(), reverse=True):
         with suppress(ModelFileError):
-            if read_config(folder).digest == config.digest:
-                return folder
+            found = read_config(folder)
+            wanted = dataclasses.replace(config, recipe=found.recipe) if measured else config
+            if found.digest == wanted.digest:
+                return folder, found
     return None
 
 
@@ -206,15 +213,19 @@ def in_use(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            before = stack.enter_context(files.locked(folder / LOCK))
+            is_held, before = stack.enter_context(files.locked(folder / LOCK))
         except files.FileInUse as error:
             raise UsageError(f"{folder}: in use by {error.by}. Wait until that has ended, or end it") from error
         except OSError as error:
             raise UsageError(f"{folder}: nothing can be written there: {error.strerror}") from error
-        for place in (folder, *folder.glob("fold-*")):
-            files.remove_leftovers(place)
-        if before:
-            say(f"note: {folder} was left behind by {before}, which is gone; taken over")
+        if not is_held:
+            by = f"; {before} may" if before else ""
+            say(f"note: the disk of {folder} has no locks: see to it that nobody else trains there{by}")
+        else:
+            for place in (folder, *folder.glob("fold-*")):
+                files.remove_leftovers(place)
+            if before:
+                say(f"note: {folder} was left behind by {before}, which is gone; taken over")
         yield
 
 

@@ -215,6 +215,10 @@ QUIET = Watch()
 PRINT = Watch(line=print)
 
 
+class StoppedAtOnce(BaseException):
+    """A signal that came while `StopSignals.at_once` was open."""
+
+
 class StopSignals:
     """While open, the first Ctrl-C or SIGTERM only sets `caught`, for a loop to end between two steps.
 
@@ -226,6 +230,7 @@ class StopSignals:
         self.caught: int | None = None
         self._deaf_until = 0.0
         self._before: dict[int, Any] = {}
+        self._at_once = False
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
@@ -239,9 +244,22 @@ class StopSignals:
             self._deaf_until = time.monotonic() + _ECHO_S
             if os.environ.get("WORLD_SIZE", "1") == "1":
                 self._restore()
+            if self._at_once:
+                raise StoppedAtOnce
         elif time.monotonic() > self._deaf_until:
             self._restore()
             signal.raise_signal(number)
+
+    @contextmanager
+    def at_once(self, wanted: bool) -> Iterator[None]:
+        """While open, if `wanted`, the first signal raises StoppedAtOnce, for work that may be left half done."""
+        self._at_once = wanted
+        try:
+            if wanted and self.caught is not None:
+                raise StoppedAtOnce
+            yield
+        finally:
+            self._at_once = False
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

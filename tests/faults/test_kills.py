@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from faults.conftest import Whole
+from faults.disk import FSYNC, RENAME, Disk, Record, records
 from faults.harness import KILL_AFTER, KILL_BEFORE, KILL_WITHIN, NUM, SMALL, Host, Order, differences, steps_done
 from wideresnet import runs
 
@@ -25,12 +26,34 @@ def after(host: Host, run: Path, whole: Whole, *, known: int = -1) -> list[str]:
     kept = steps_done(run, STEPS) if run.exists() else -1  # raises on a checkpoint that cannot be read
     if kept < known:
         wrong.append(f"{known} steps were kept, {kept} are")
-    if not (run / runs.CONFIG).exists():  # killed before it was a run
-        return wrong + (["a checkpoint without a config"] if kept >= 0 else [])
-    ended = host.run(Order(start="resume", out=run, options={"checkpoint_every_s": SMALL["checkpoint_every_s"]}))
+    if (run / runs.CONFIG).exists():
+        ended = host.run(Order(start="resume", out=run, options={"checkpoint_every_s": SMALL["checkpoint_every_s"]}))
+    else:  # killed before it was a run: what it left is in nobody's way
+        wrong += ["a checkpoint without a config"] if kept >= 0 else []
+        ended = host.run(Order(start="train", out=run, options=SMALL))
     if ended.status:
         return [*wrong, f"exit code {ended.status}: {ended.said}"]
     return wrong + differences(run, whole.folder)
+
+
+def kept_at(calls: list[Record], root: Path, scratch: Path) -> list[tuple[int, int]]:
+    """(calls, steps): from so many calls on, a checkpoint of so many steps is told as written: its folder is synced."""
+    disk, found, written = Disk(root), list[tuple[int, int]](), None
+    scratch.mkdir()
+    for i, call in enumerate(calls, 1):
+        disk.apply(call)
+        if call.kind == RENAME and call.second.endswith(f"/{runs.CHECKPOINT}".encode()):
+            (scratch / runs.CHECKPOINT).write_bytes(disk.synced(call.second.decode()))
+            written = steps_done(scratch, STEPS)
+        elif call.kind == FSYNC and written is not None:
+            found.append((i, written))
+            written = None
+    return found
+
+
+def told_kept(log: Path, root: Path, scratch: Path) -> int:
+    """Steps of the last checkpoint that the recorded process had told as written; −1 if none."""
+    return max((steps for _, steps in kept_at(list(records(log)), root, scratch)), default=-1)
 
 
 @pytest.mark.parametrize("aim", ["any instant", "a call that writes"])
@@ -39,21 +62,19 @@ def test_a_killed_training_goes_on_bit_for_bit_and_loses_no_checkpoint(
 ) -> None:
     chance, wrong, cut = random.Random(aim), list[str](), 0
     for i in range(NUM // 2):
-        run = tmp_path / str(i) / "run"
+        run, log = tmp_path / str(i) / "run", tmp_path / f"{i}.log"
         run.parent.mkdir()
         if aim == "any instant":
             moment = chance.uniform(0, whole.seconds)
-            where = f"after {moment:.3f} s"
-            pid, started, kept = host.begin(Order(start="train", out=run, options=SMALL)), time.perf_counter(), -1
-            while (left := started + moment - time.perf_counter()) > 0:
-                kept = steps_done(run, STEPS) if run.exists() else -1
-                time.sleep(min(left, 0.02))
+            where, pid = f"after {moment:.3f} s", host.begin(Order(start="train", out=run, options=SMALL, log=log))
+            time.sleep(moment)
             os.kill(pid, signal.SIGKILL)
             ended = host.wait(pid)
         else:
             at, what = chance.randint(1, whole.seen), chance.choice((KILL_BEFORE, KILL_WITHIN, KILL_AFTER))
-            where, kept = f"at call {at} ({what})", -1
-            ended = host.run(Order(start="train", out=run, options=SMALL, what=what, at=at))
+            where = f"at call {at} ({what})"
+            ended = host.run(Order(start="train", out=run, options=SMALL, what=what, at=at, log=log))
+        kept = told_kept(log, run.parent, tmp_path / f"{i}.scratch")
         cut += ended.status == -9
         wrong += [f"killed {where}: {text}" for text in after(host, run, whole, known=kept)]
     print(f"{NUM // 2} trainings, {cut} of them killed at {aim}: {len(wrong)} wrong")
@@ -67,9 +88,9 @@ def test_a_signal_at_any_instant_stops_within_a_step_and_what_it_kept_goes_on_bi
 ) -> None:
     chance, wrong, caught = random.Random(number), list[str](), 0
     for i in range(NUM // 4):
-        run, moment = tmp_path / str(i) / "run", chance.uniform(0, whole.seconds)
+        run, moment, log = tmp_path / str(i) / "run", chance.uniform(0, whole.seconds), tmp_path / f"{i}.log"
         run.parent.mkdir()
-        pid = host.begin(Order(start="train", out=run, options=SMALL))
+        pid = host.begin(Order(start="train", out=run, options=SMALL, log=log))
         time.sleep(moment)
         os.kill(pid, number)
         ended = host.wait(pid)
@@ -77,9 +98,10 @@ def test_a_signal_at_any_instant_stops_within_a_step_and_what_it_kept_goes_on_bi
             wrong.append(f"after {moment:.3f} s: exit code {ended.status}: {ended.said}")
         caught += "stopped after" in ended.said
         if where := re.search(rf"stopped after step (\d+) of {STEPS} of epoch (\d+)", ended.said):
-            steps, kept = int(where[1]) + STEPS * (int(where[2]) - 1), steps_done(run, STEPS)
-            wrong += [f"after {moment:.3f} s: {kept} steps kept of {steps}"] if kept != steps else []
-        wrong += [f"after {moment:.3f} s: {text}" for text in after(host, run, whole)]
+            steps, there = int(where[1]) + STEPS * (int(where[2]) - 1), steps_done(run, STEPS)
+            wrong += [f"after {moment:.3f} s: {there} steps kept of {steps}"] if there != steps else []
+        kept = told_kept(log, run.parent, tmp_path / f"{i}.scratch")
+        wrong += [f"after {moment:.3f} s: {text}" for text in after(host, run, whole, known=kept)]
     assert not wrong, "\n".join(wrong)
     assert caught, "some came while it trained"
 

@@ -28,6 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base / "r"
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
 def test_every_messy_file_does_the_same_in_predict_train_and_evaluate(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

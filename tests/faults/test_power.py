@@ -8,25 +8,9 @@ import random
 from pathlib import Path
 
 from faults.conftest import Whole
-from faults.disk import FSYNC, RENAME, Disk, Record, records
-from faults.harness import NUM, Host, steps_done
-from faults.test_kills import STEPS, after
-from wideresnet import runs
-
-
-def kept_at(calls: list[Record], root: Path, scratch: Path) -> list[tuple[int, int]]:
-    """(calls, steps): from so many calls on, a checkpoint of so many steps is told as written: its folder is synced."""
-    disk, found, written = Disk(root), list[tuple[int, int]](), None
-    scratch.mkdir()
-    for i, call in enumerate(calls, 1):
-        disk.apply(call)
-        if call.kind == RENAME and call.second.endswith(f"/{runs.CHECKPOINT}".encode()):
-            (scratch / runs.CHECKPOINT).write_bytes(disk.synced(call.second.decode()))
-            written = steps_done(scratch, STEPS)
-        elif call.kind == FSYNC and written is not None:
-            found.append((i, written))
-            written = None
-    return found
+from faults.disk import Disk, Record, records
+from faults.harness import NUM, Host
+from faults.test_kills import after, kept_at
 
 
 def test_what_was_synced_survives_and_the_run_goes_on_bit_for_bit(host: Host, whole: Whole, tmp_path: Path) -> None:

@@ -176,12 +176,13 @@ def train(
         raise UsageError("--allow-changed is for --resume RUN: a new run is begun as things are")
     with watching() as watch:
         if resume is not None:
+            on_nan = options.pop("on_nan", None)
             if data is not None or find_lr or options != UNTOUCHED:
                 raise UsageError(
-                    "--resume RUN stands alone, but for --cache, --checkpoint-every and --allow-changed: data and "
-                    "options are the run's own"
+                    "--resume RUN stands alone, but for --cache, --checkpoint-every, --on-nan and --allow-changed: "
+                    "data and options are the run's own"
                 )
-            run = jobs.resume(resume, allow_changed=allow_changed, **kept, watch=watch)
+            run = jobs.resume(resume, allow_changed=allow_changed, on_nan=on_nan, **kept, watch=watch)
         elif data is None:
             raise UsageError("nothing to train on: wrn train DATA, or wrn train --resume RUN; try wrn train digits")
         elif find_lr:

@@ -5,6 +5,7 @@ from wideresnet.data import cache
 from wideresnet.data.downloads import DOWNLOADS
 from wideresnet.data.listing import BadFile, Data, Listing
 from wideresnet.data.loading import Cache, Loaded, choose, load
+from wideresnet.data.losses import losses
 from wideresnet.data.pictures import (
     Pictures,
     count_marked,
@@ -43,6 +44,7 @@ __all__ = [
     "in_batches",
     "keep_labels",
     "load",
+    "losses",
     "marks",
     "most_pixels",
     "read",

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -216,16 +215,14 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
     OSError if the disk refuses.
     """
     remove_leftovers(path.parent)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    temporary = Path(name)
+    file, temporary = files.new_beside(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             with contextlib.suppress(OSError):  # a disk without locks: what a kill leaves stays, then
                 lock(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
-            files.share(temporary)
             temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -1,20 +1,21 @@
 """Data → pictures to train on, kept in memory, in a file of the cache, or nowhere; the pixels are equal."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from wideresnet import runtime
+from wideresnet import processes, runtime
 from wideresnet.data import cache as files_of
 from wideresnet.data.decoding import Survey, survey
 from wideresnet.data.listing import Data, Listing
+from wideresnet.data.losses import as_known, facts_of, with_lost
 from wideresnet.data.pictures import Pictures, check_bad, decode_all, of_survey, reading
 from wideresnet.data.streams import Decoder, Mapped, Stream
 from wideresnet.data.workers import NUM_WORKERS
@@ -60,15 +61,21 @@ def load(
     *,
     cache: Cache = "auto",
     max_bad: int | None = 0,
+    lost: Sequence[Mapping[str, Any]] = (),
     watch: runtime.Watch = runtime.QUIET,
 ) -> Loaded:
-    """Every split of `data`, its pictures kept as `cache` says ("auto": see `choose`).
+    """Every split of `data`, its pictures kept as `cache` says ("auto": see `choose`). lost: `losses` of a training on
+    it that goes on: pictures that may be gone, and count as there; they are not kept, so "off" it is then.
 
     Where the disk refuses, says so and goes on without the file. Raises DataError with the whole list of unreadable
     pictures if there are more than `max_bad` (None: any number), or if memory is asked for and does not suffice.
     """
     if cache not in get_args(Cache):
         raise UsageError(f"--cache {cache}{nearest(cache, get_args(Cache))}")
+    if lost:
+        if cache not in ("auto", "off"):
+            raise UsageError(f"--cache {cache}: {lost[0]['name']} was lost while it trained; go on with --cache off")
+        data, cache = with_lost(data, lost), "off"
     check_bad(data, data.bad, max_bad)  # of rows that point nowhere, before any picture is decoded
     num = sum(map(len, data.splits.values()))
     num_bytes = num * preprocess.channels * preprocess.size**2
@@ -91,7 +98,7 @@ def load(
             watch.line(f"note: pictures cannot be kept on disk ({error.strerror or error}); going on {where}")
     if how == "memory":
         return _in_memory(data, preprocess, max_bad, watch)
-    return _streamed(data, keys, preprocess, max_bad, watch)
+    return _streamed(data, keys, preprocess, max_bad, lost=lost, watch=watch)
 
 
 def _in_memory(data: Data, preprocess: Preprocess, max_bad: int | None, watch: runtime.Watch) -> Loaded:
@@ -132,10 +139,17 @@ def _on_disk(
 
 
 def _streamed(
-    data: Data, keys: Mapping[str, str], preprocess: Preprocess, max_bad: int | None, watch: runtime.Watch
+    data: Data,
+    keys: Mapping[str, str],
+    preprocess: Preprocess,
+    max_bad: int | None,
+    *,
+    lost: Sequence[Mapping[str, Any]],
+    watch: runtime.Watch,
 ) -> Loaded:
     """One pass without keeping pixels tells what parts and statistics follow from; it is small, and kept."""
     surveys = {split: _surveyed(data, split, keys[split], preprocess, watch) for split in data.splits}
+    surveys = {split: as_known(surveys[split], data.splits[split], split, lost) for split in data.splits}
     sources = [source for listing in data.splits.values() for source in listing.sources]
     names = [name for listing in data.splits.values() for name in listing.names]
     limit = next(iter(data.splits.values())).max_pixels  # of all
@@ -146,9 +160,12 @@ def _streamed(
         preprocess,
         torch.cat([found.sums for found in surveys.values()]),
         max_pixels=limit,
-        may_lose=None if max_bad is None else max(0, max_bad - num_bad),
+        # Of several processes each sees its own part: what they lose together, and where, no one of them knows.
+        may_lose=0 if processes.current().size > 1 else None if max_bad is None else max(0, max_bad - num_bad),
+        facts=lambda row: facts_of(row, data.splits, surveys),
         say=watch.line,
     )
+    base.lost = {one["name"]: dict(one) for one in lost}
     parts, bad, start = {}, list(data.bad), 0
     for split, listing in data.splits.items():
         images = Stream(base, torch.arange(start, start + len(listing)))

@@ -79,9 +79,9 @@ class Stream:
         return self.base.readable([self.rows[one] for one in index])
 
     @property
-    def lost(self) -> dict[str, str]:
-        """Pictures that were left out since the beginning, by name, with the reason."""
-        return self.base.lost if isinstance(self.base, Decoder) else {}
+    def losses(self) -> list[dict[str, Any]]:
+        """Facts of the pictures that were left out since the beginning, as JSON."""
+        return list(self.base.lost.values()) if isinstance(self.base, Decoder) else []
 
     def split(self, size: int) -> Iterator[Tensor]:
         """All of it in order, `size` at a time."""
@@ -179,9 +179,11 @@ class Decoder:
         *,
         max_pixels: int = MAX_PIXELS,
         may_lose: int | None = 0,
+        facts: Callable[[int], dict[str, Any]] = lambda row: {"row": row},
         say: Callable[[str], None] = runtime.QUIET.line,
     ) -> None:
-        self.sums, self.names, self.lost = sums, names, dict[str, str]()
+        """facts: row → what is kept of it if it is lost, as JSON (`losses`)."""
+        self.sums, self.names, self.lost, self._facts = sums, names, dict[str, dict[str, Any]](), facts
         self.shape = (preprocess.channels, preprocess.size, preprocess.size)
         self._may_lose, self._say = may_lose, say
         self._dataset, self._order, self._busy = _Dataset(sources, preprocess, max_pixels), _Order(), False
@@ -190,7 +192,7 @@ class Decoder:
         weakref.finalize(self, _end, self._loader, os.getpid())
 
     def read(self, rows: Tensor) -> Tensor:
-        return self._whole(self._dataset[rows.tolist()])
+        return self._whole(self._compared(rows, self._dataset[rows.tolist()]))
 
     def batches(self, rows: Sequence[Tensor]) -> Iterator[Tensor]:
         return map(self._whole, self._decoded(rows))
@@ -200,13 +202,20 @@ class Decoder:
 
     def _decoded(self, rows: Sequence[Tensor]) -> "Iterator[_Decoded]":
         if self._busy or len(rows) < 2:  # the workers serve one at a time
-            yield from (self._dataset[one.tolist()] for one in rows)
+            yield from (self._compared(one, self._dataset[one.tolist()]) for one in rows)
             return
         self._busy, self._order.batches = True, [one.tolist() for one in rows]
         try:
-            yield from workers.begun(self._loader)
+            yield from map(self._compared, rows, workers.begun(self._loader))
         finally:
             self._busy = False
+
+    def _compared(self, rows: Tensor, got: "_Decoded") -> "_Decoded":
+        """`got`, in which a picture that is not what it was when it was listed is bad too."""
+        changed = (sums_of(torch.from_numpy(got.images)) != self.sums[rows]).flatten(1).any(1)
+        for i in changed.nonzero().flatten().tolist():
+            got.bad.setdefault(i, (int(rows[i]), "has other pixels than before"))
+        return got
 
     def _whole(self, got: "_Decoded") -> Tensor:
         for row, reason in got.bad.values():
@@ -220,7 +229,7 @@ class Decoder:
                 return self._whole(got), None  # which raises
             if name not in self.lost:
                 self._say(f"note: {name}: {reason}; it could be read a while ago, and is left out of its batches")
-                self.lost[name] = reason
+                self.lost[name] = {**self._facts(row), "name": name, "reason": reason}
         if not got.bad:
             return torch.from_numpy(got.images), None
         left = [i for i in range(len(got.images)) if i not in got.bad]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from wideresnet import data as data_room
@@ -154,9 +155,9 @@ def changed(config: runs.Config, world: World) -> tuple[runs.Config, dict[str, s
     if config.engine == "kernels" and (now.device != "cpu" or kernels.build() == "none"):
         now = dataclasses.replace(now, engine="torch")
         found["engine"] = f"our kernels, which are {kernels.state()} here → torch"
-    if now.device == "cpu" and (cores := runtime.num_cores()) < config.threads:
-        now = dataclasses.replace(now, threads=cores)
-        found["threads"] = f"{config.threads} → {cores}"
+    if now.device == "cpu" and (most := max(runtime.num_cores(), torch.get_num_threads())) < config.threads:
+        now = dataclasses.replace(now, threads=most)
+        found["threads"] = f"{config.threads} → {most}"
     if world.size != config.processes:
         now = dataclasses.replace(now, processes=world.size, machines=world.machines)
         found["processes"] = f"{config.processes} → {world.size}"
@@ -171,7 +172,7 @@ def changed(config: runs.Config, world: World) -> tuple[runs.Config, dict[str, s
     return now, found
 
 
-def check_unchanged(folder: Path, found: Mapping[str, str], allowed: Sequence[str] = (), command: str = "") -> None:
+def check_unchanged(folder: Path, found: Mapping[str, str], allowed: Sequence[str], command: str) -> None:
     """Raises UsageError if what was begun in `folder` was begun otherwise than is allowed. found: as from `changed`;
     command: what goes on with it in as many processes."""
     for name in allowed:
@@ -181,10 +182,10 @@ def check_unchanged(folder: Path, found: Mapping[str, str], allowed: Sequence[st
         return
     how = "; ".join(f"{name} {text}" for name, text in left.items())
     start = f" Start as many processes: {command}." if "processes" in left else ""
-    why = f"{folder}: begun otherwise ({how}), so going on would not be bitwise the same.{start}"
-    if not command:
-        raise UsageError(f"{why} Make it as it was, or begin anew")
-    raise UsageError(f"{why} Make it as it was, or go on all the same: --allow-changed {' '.join(found)}")
+    raise UsageError(
+        f"{folder}: begun otherwise ({how}), so going on would not be bitwise the same.{start} Make it as it was, or "
+        f"go on all the same: --allow-changed {' '.join(found)}"
+    )
 
 
 def _is_there(device: str) -> bool:

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -33,6 +33,14 @@ class Decoded:
     kept: str  # how the pictures are kept, in words
     source: Source | None  # the model that training begins with
 
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Part → class → pictures."""
+        return {
+            part: dict(zip(self.class_names, pictures.counts(len(self.class_names)), strict=True))
+            for part, pictures in self.parts.items()
+        }
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
@@ -48,6 +56,7 @@ class Prepared:
     watch: runtime.Watch
     world: World = ALONE
     source: Source | None = None  # the model that training begins with
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # of the data before it was divided
 
     @property
     def train(self) -> Pictures:
@@ -117,8 +126,9 @@ def decoded(
     *,
     source: Source | None = None,
     cache: data_room.Cache = "auto",
+    lost: Sequence[Mapping[str, Any]] = (),
 ) -> Decoded:
-    """The dear half of `prepare`: several runs on the same pictures, as folds are, do it once."""
+    """The dear half of `prepare`: several runs on the same pictures, as folds are, do it once. lost: as in `load`."""
     channels = config.in_channels
     if channels not in (1, 3):
         raise UsageError(f"in_channels={channels}: expected 3 (colour) or 1 (grey)")
@@ -137,7 +147,7 @@ def decoded(
         raise UsageError(str(error)) from error
 
     def load(prepare: Preprocess) -> Decoded:
-        loaded = data_room.load(listing, prepare, cache=cache, max_bad=config.max_bad, watch=watch)
+        loaded = data_room.load(listing, prepare, cache=cache, max_bad=config.max_bad, lost=lost, watch=watch)
         parts = loaded.parts
         fingerprint = data_room.fingerprint(listing.class_names, parts)
         parts, class_names, dropped = _drop_unreadable_classes(parts, listing.class_names)
@@ -171,6 +181,7 @@ def divided(config: runs.Config, data: Decoded, watch: runtime.Watch, *, world: 
         watch=watch,
         world=world,
         source=data.source,
+        counts=data.counts,
     )
 
 
@@ -258,6 +269,18 @@ def fit_to_data(prepared: Prepared) -> Prepared:
     what = f"batch_size={batch_size}, a part of a batch being {fewest},"
     check_values_of_bn(fewest, config.size, what, networks.stride(config.arch))
     return dataclasses.replace(prepared, config=dataclasses.replace(config, recipe=recipe))
+
+
+def check_processes(prepared: Prepared, before: int) -> None:
+    """Raises UsageError if a run that `before` processes began cannot go on in as many as there are now."""
+    fit_to_data(prepared)
+    recipe, num = prepared.config.recipe, len(prepared.train)
+    now, then = (classification.steps_per_epoch(num, recipe, world) for world in (prepared.world, World(size=before)))
+    if now != then:
+        raise UsageError(
+            f"{before} processes have {then} steps an epoch, and {prepared.world.size} have {now}: the last batch has "
+            f"not a picture for each; start at most {before}"
+        )
 
 
 def seconds_per_epoch(prepared: Prepared) -> float:

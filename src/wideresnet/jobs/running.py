@@ -12,7 +12,7 @@ from torch import nn
 
 from wideresnet import classification, engines, hub, processes, recipes, runs, runtime, training
 from wideresnet import data as data_room
-from wideresnet.errors import Diverged, TrainingStopped, UsageError, WideResNetError, is_out_of_memory
+from wideresnet.errors import Diverged, ModelFileError, TrainingStopped, UsageError, WideResNetError, is_out_of_memory
 from wideresnet.evaluation import Evaluation
 from wideresnet.jobs.judging import card, judge
 from wideresnet.jobs.preparation import Prepared
@@ -34,34 +34,49 @@ class Run:
     folds: "tuple[Run, ...]" = ()
 
 
-def go_on(prepared: Prepared, folder: Path, every_s: float, otherwise: Mapping[str, str] = MappingProxyType({})) -> Run:
-    """The run in `folder` from where it stands to its end. otherwise: as from `changed`."""
+def go_on(
+    prepared: Prepared,
+    folder: Path,
+    stored: runs.Config,
+    every_s: float,
+    *,
+    found: Saved | None,
+    otherwise: Mapping[str, str] = MappingProxyType({}),
+) -> Run:
+    """The run in `folder`, begun under the config `stored`, from where it stands (`found`; None: its beginning) to its
+    end. otherwise: as from `changed`."""
     is_main = prepared.world.is_main
     if is_main:
         prepared = dataclasses.replace(prepared, watch=_noted(prepared.watch, folder))
-    state, found = _restored(prepared, folder)
+    state = _restored(prepared, found)
     if found is not None:
         if state.rows and is_main:  # a kill may have come between the checkpoint and them
             runs.write_metrics(folder, state.rows)
         where = state.where(_steps_per_epoch(prepared))
         prepared.watch.line(f"going on with {folder} {where} of {prepared.config.recipe.epochs}")
-    before = {} if found is None else found.changed
+    changed = {**({} if found is None else found.changed), **otherwise}
     writer = Writer(
         folder,
-        runs.read_config(folder),
+        stored,
         every_s,
-        changed={**before, **otherwise},
-        last_is_whole=found is not None and found.is_last,
+        changed=changed,
+        counts=prepared.counts,
+        losses=lambda: data_room.losses(prepared.train),
     )
+    writer.last_is_whole = found is not None and found.is_last
     return _finish(prepared, state, folder, writer)
 
 
-def _restored(prepared: Prepared, folder: Path) -> tuple[training.State, Saved | None]:
-    """The state that the run in `folder` goes on from, and the checkpoint it comes from; None where it begins."""
-    state, found = prepared.new_state(), saved(folder, runs.read_config(folder), prepared.watch.line)
+def _restored(prepared: Prepared, found: Saved | None) -> training.State:
+    """The state that a run goes on from. Raises ModelFileError where a checkpoint is not one of its network."""
+    state = prepared.new_state()
     if found is not None:
-        training.from_tensors(state, found.tensors, found.progress)
-    return state, found
+        try:
+            training.from_tensors(state, found.tensors, found.progress)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ModelFileError(f"{found.path}: a checkpoint whose content does not fit together: {reason}") from error
+    return state
 
 
 def _finish(prepared: Prepared, state: training.State, folder: Path, writer: Writer) -> Run:
@@ -93,11 +108,10 @@ def _finish(prepared: Prepared, state: training.State, folder: Path, writer: Wri
             due = writer.due if world.is_main else _never
             while True:
                 try:
-                    fit_prepared(prepared, state, validation(prepared), save, due)
+                    fit_prepared(prepared, state, validation(prepared), save, due=due, settle=writer.wait)
                     break
                 except Diverged as error:
-                    writer.wait()
-                    state = _gone_back(prepared, state, folder, error)
+                    state = _gone_back(prepared, state, folder, writer, error)
         with processes.others_watched(), data_room.workers_watched():
             return Run(folder, judge(_with_lost(prepared), state, folder))
     except Diverged:
@@ -111,9 +125,9 @@ def _finish(prepared: Prepared, state: training.State, folder: Path, writer: Wri
 
 def _with_lost(prepared: Prepared) -> Prepared:
     """Its notes tell of the pictures that could not be read any more while it trained."""
-    if not isinstance(prepared.train.images, data_room.Stream) or not (lost := prepared.train.images.lost):
+    if not (lost := data_room.losses(prepared.train)):
         return prepared
-    names = "\n".join(f"  {name}: {reason}" for name, reason in lost.items())
+    names = "\n".join(f"  {one['name']}: {one['reason']}" for one in lost)
     note = f"left out of some batches, unreadable since the training began: {len(lost)}\n{names}"
     return dataclasses.replace(prepared, notes=(*prepared.notes, note))
 
@@ -132,23 +146,35 @@ def _noted(watch: runtime.Watch, folder: Path) -> runtime.Watch:
     return dataclasses.replace(watch, line=line)
 
 
-def _gone_back(prepared: Prepared, state: training.State, folder: Path, error: Diverged) -> training.State:
+def _gone_back(
+    prepared: Prepared, state: training.State, folder: Path, writer: Writer, error: Diverged
+) -> training.State:
     """The last checkpoint's state, or the first of all, with a lower learning rate; where that is not wanted, or was
     done as often as it is, raises `error`, which then tells what stands."""
     watch, world = prepared.watch, prepared.world
-    if isinstance(error.batch, classification.Batch) and error.batch.rows is not None and world.is_main:
-        names = [prepared.train.names[row] for row in error.batch.rows.tolist()]
+    writer.wait()
+    rows = error.batch.rows if isinstance(error.batch, classification.Batch) else None
+    if rows is not None and world.is_main:
+        names = [prepared.train.names[row] for row in rows.tolist()]
         runs.log(folder, f"{error} Its batch: {'; '.join(names)}")
     world.largest(0)  # all read the files once they are written
-    back, found = _restored(prepared, folder)
+    found = saved(folder, writer.config, watch.line)
+    back = _restored(prepared, found)
     where = "the beginning" if found is None else f"the checkpoint {back.where(_steps_per_epoch(prepared))}"
     if prepared.config.recipe.on_nan == "stop" or state.rollbacks == ROLLBACKS:
-        tried = f" It went back {ROLLBACKS} times." if state.rollbacks else " --on-nan rollback tries that by itself."
-        stands = (
-            "nothing was kept" if found is None else f"{folder / runs.CHECKPOINT} is whole, {where.partition(' ')[2]}"
-        )
-        error.args = (f"{error}.{tried} The last good checkpoint: {stands}; {folder / runs.LOG} names the pictures",)
+        at = back.where(_steps_per_epoch(prepared))
+        again = f"{prepared.config.launcher} train --resume {shlex.quote(str(folder))} --on-nan rollback"
+        parts = [
+            str(error),
+            "No checkpoint was written yet"
+            if found is None
+            else f"The last good checkpoint, {at}, is whole: {found.path}",
+            f"It went back {ROLLBACKS} times" if state.rollbacks else f"To go back with a quarter of the rate: {again}",
+            *([] if rows is None else [f"{folder / runs.LOG} names the batch's pictures"]),
+        ]
+        error.args = (". ".join(parts),)
         raise error
+    writer.last_is_whole = found is not None and found.is_last
     back.rollbacks = state.rollbacks + 1
     back.lr_factor = state.lr_factor * ROLLBACK_FACTOR
     watch.line(f"note: {error}. Back to {where}, from there at {back.lr_factor:g} of the learning rate")
@@ -161,7 +187,10 @@ def out_of_memory(error: RuntimeError | MemoryError, folder: Path) -> TrainingSt
     """What to say where there was no memory, on a CPU or a GPU; any other error is raised as it is."""
     if not is_out_of_memory(error):
         raise error
-    return TrainingStopped(f"out of memory in {folder}: train anew with a smaller --batch-size or --size")
+    return TrainingStopped(
+        f"out of memory in {folder}. It goes on from its last checkpoint, if it has one, where there is more memory; "
+        "or train anew with --accumulate 2 or more (as many pictures for an update, fewer at once), or a smaller --size"
+    )
 
 
 def validation(prepared: Prepared) -> Callable[[nn.Module], dict[str, float]]:
@@ -175,7 +204,9 @@ def fit_prepared(
     state: training.State,
     validate: Callable[[nn.Module], Mapping[str, float]],
     save: Callable[[training.State, bool], None],
+    *,
     due: Callable[[], bool] = _never,
+    settle: Callable[[], None] = lambda: None,
 ) -> None:
     """The loop on what was prepared, from `state` to the last epoch; errors as `training.fit`, and TrainingStopped if a
     process that reads pictures dies."""
@@ -191,6 +222,7 @@ def fit_prepared(
             seed=config.seed,
             save=save,
             due=due,
+            settle=settle,
             watch=prepared.watch,
             world=world,
         )

@@ -32,6 +32,7 @@ from wideresnet.jobs.planning import Plan, changed, check_unchanged, plan
 from wideresnet.jobs.preparation import (
     Decoded,
     Prepared,
+    check_processes,
     decoded,
     divided,
     fit_to_data,
@@ -41,7 +42,7 @@ from wideresnet.jobs.preparation import (
 from wideresnet.jobs.running import CHECKPOINT_EVERY_S, Run, go_on
 from wideresnet.jobs.writing import saved
 from wideresnet.reading import Reading
-from wideresnet.recipes import RecipeChanges
+from wideresnet.recipes import OnNan, RecipeChanges
 
 
 @processes.joined()
@@ -103,9 +104,7 @@ def train(
     watch = watch if world.is_main else runtime.QUIET
     _check_interval(checkpoint_every_s)
     out = None if out is None else Path(out)
-    if out is not None and processes.restarted() and (out / runs.CONFIG).exists():
-        return resume(out, cache=cache, checkpoint_every_s=checkpoint_every_s, watch=watch)
-    if world.is_main:
+    if world.is_main and not processes.restarted():
         runs.check_out(out)
     hub.check_trackers(track)
     if time_budget_s is not None and changes.get("epochs") is not None:
@@ -155,23 +154,28 @@ def train(
     if time_budget_s is not None:
         prepared = with_epochs(prepared, max(1, int(time_budget_s * 0.95 / epoch_s)), changes)
     config, name = dataclasses.replace(prepared.config, fold=0), prepared.name
-    if world.is_main and (begun := runs.begun(name, config) if out is None and processes.restarted() else None):
-        folder = begun
-    elif world.is_main:
-        _check_room(prepared, out)
-        folder = runs.create(name, out)
-    else:
-        folder = Path()
-    folder = world.from_main(folder)
+    begun = folder = None
+    if world.is_main:
+        begun = runs.begun(name, config, out, measured=time_budget_s is not None) if processes.restarted() else None
+        if begun is None:
+            _check_room(prepared, out)
+        folder = runs.create(name, out) if begun is None else begun[0]
+    begun, folder = world.from_main((begun, folder))
+    assert folder is not None
     with _in_use(folder, watch, world):
-        if world.is_main and not (folder / runs.CONFIG).exists():
+        found = None
+        if begun is not None:  # in a start before this one
+            config = begun[1]
+            prepared = dataclasses.replace(prepared, config=dataclasses.replace(config, fold=prepared.config.fold))
+            found = None if config.folds else saved(folder, config, watch.line)
+        elif world.is_main:
             runs.write_config(folder, config)
             _say_plan(prepared, folder, epoch_s, planned)
         if config.folds:
             del prepared  # as below
             return _every_fold(config, pictures, folder, watch, every_s=checkpoint_every_s)
         del pictures  # parts that were made are copies: the same pictures would lie in memory twice
-        return go_on(prepared, folder, checkpoint_every_s)
+        return go_on(prepared, folder, config, checkpoint_every_s, found=found)
 
 
 @processes.joined()
@@ -180,6 +184,7 @@ def resume(
     folder: str | Path,
     *,
     allow_changed: Sequence[str] = (),
+    on_nan: OnNan | None = None,
     cache: data_room.Cache = "auto",
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     watch: runtime.Watch = runtime.PRINT,
@@ -189,35 +194,58 @@ def resume(
     it.
 
     allow_changed: of `planning.ALLOWED`, what may be otherwise than when the run was begun; the result is then not
-    bitwise the same, and says so. Raises ModelFileError if `folder` is no run, DataError if the data has changed since,
-    UsageError if anything else has that is not allowed, or if another process trains in the folder.
+    bitwise the same, and says so. on_nan: from here on, if not as it was begun. Raises ModelFileError if `folder` is no
+    run, DataError if the data has changed since, UsageError if anything else has that is not allowed, or if another
+    process trains in the folder.
     """
     world, folder = processes.current(), Path(folder)
     watch = watch if world.is_main else runtime.QUIET
     _check_interval(checkpoint_every_s)
-    config = runs.read_config(folder)
-    with _in_use(folder.parent if config.fold else folder, watch, world):
-        command = f"{config.launcher} train --resume {shlex.quote(str(folder))}"
-        config, otherwise = changed(config, world)
+    stored = runs.read_config(folder)
+    with _in_use(folder.parent if stored.fold else folder, watch, world):
+        command = f"{stored.launcher} train --resume {shlex.quote(str(folder))}"
+        config, otherwise = changed(stored, world)
+        if config.folds and world.size > 1:
+            raise UsageError(f"{folder}: a cross-validation, trained by one process alone; go on with it by wrn")
+        if on_nan is not None:
+            config = dataclasses.replace(config, recipe=recipes.change(config.recipe, {"on_nan": on_nan}))
         check_unchanged(folder, otherwise, allow_changed, command)
         for name, how in otherwise.items():
             watch.line(f"note: going on with other {name} ({how}): not bitwise as if it had not been stopped")
+        found = None
         if not config.every_fold:
-            saved(folder, runs.read_config(folder), runtime.QUIET.line)  # what is wrong is said before all else
+            found = saved(folder, stored, watch.line)  # what is wrong is said before any picture is read
+            if found is None:
+                watch.line(f"{folder} has no checkpoint yet: it begins anew")
         if config.recipe.compile:
             runtime.check_compiler(torch.device(config.device))
         hub.check_trackers(config.track)
         with world.one_first():
             listing, source = data_room.read(config.data, config.reading, watch), transfer.source_of(config)
-            pictures = decoded(config, listing, watch, source=source, cache=cache)
+            lost = [] if found is None else found.progress.get("lost", [])
+            pictures = decoded(config, listing, watch, source=source, cache=cache, lost=lost)
         check_same(world, config, pictures)
         if pictures.fingerprint != config.fingerprint:
-            raise DataError(f"{config.data}: not the data that {folder} was trained on (pictures or labels differ)")
+            known = None if found is None else found.progress.get("pictures")
+            raise DataError(
+                f"{config.data}: not the data that {folder} was trained on ({_what_differs(known, pictures)}). "
+                "Put it back as it was, or train anew"
+            )
         if config.every_fold:
             return _every_fold(config, pictures, folder, watch, every_s=checkpoint_every_s, otherwise=otherwise)
         prepared = divided(config, pictures, watch, world=world)
         del pictures  # as in `train`
-        return go_on(prepared, folder, checkpoint_every_s, otherwise)
+        if "processes" in otherwise:
+            check_processes(prepared, stored.processes)
+        return go_on(prepared, folder, stored, checkpoint_every_s, found=found, otherwise=otherwise)
+
+
+def _what_differs(then: Mapping[str, Mapping[str, int]] | None, now: Decoded) -> str:
+    """In words; then: part → class → pictures, as `Prepared.counts`, of what the run was begun with."""
+    if then is None:
+        return "pictures or labels differ"
+    found = runs.differences(then, now.counts)
+    return f"pictures of {'; '.join(found)}" if found else "as many of each class, but other pictures or labels"
 
 
 def _in_use(folder: Path, watch: runtime.Watch, world: processes.World) -> AbstractContextManager[None]:
@@ -283,7 +311,9 @@ def _every_fold(
             runs.write_config(place, one)
         prepared = divided(one, pictures, watch)
         notes += [f"fold {one.fold}: {note}" for note in prepared.notes[len(pictures.notes) :]]
-        folds.append(go_on(prepared, place, every_s, otherwise))
+        stored = runs.read_config(place)
+        found = saved(place, stored, watch.line)
+        folds.append(go_on(prepared, place, stored, every_s, found=found, otherwise=otherwise))
         del prepared  # before the next is made
     evaluation = crossvalidation.conclude(
         config, pictures, folder, [run.evaluation for run in folds], notes=notes, watch=watch

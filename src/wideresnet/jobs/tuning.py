@@ -156,12 +156,14 @@ def resume_tune(
     folder: str | Path,
     *,
     trials: int | None = None,
+    allow_changed: Sequence[str] = (),
     cache: data_room.Cache = "auto",
     watch: runtime.Watch = runtime.PRINT,
 ) -> Tune:
     """Goes on with a search until `trials` have ended in all, or as many as it was begun with.
 
-    A trial that was stopped begins anew; it and those after it are to the bit what they would have been. Raises
+    A trial that was stopped begins anew; it and those after it are to the bit what they would have been, but for what
+    `allow_changed` allows (`resume`). Raises
     ModelFileError if `folder` is no search, DataError if the data has changed since, UsageError if versions have.
     """
     tuning.check_installed()
@@ -173,7 +175,9 @@ def resume_tune(
     if (folder / TRIALS).exists() and not (folder / STUDY).exists():
         raise ModelFileError(f"{folder}: its {STUDY} is gone, so it cannot go on; tune anew")
     config, otherwise = changed(setup.config, ALONE)
-    check_unchanged(folder, otherwise)
+    check_unchanged(folder, otherwise, allow_changed, f"wrn tune --resume {shlex.quote(str(folder))}")
+    for name, how in otherwise.items():
+        watch.line(f"note: going on with other {name} ({how}): trials are not bitwise what they would have been")
     if config.recipe.compile:
         runtime.check_compiler(torch.device(config.device))
     listing, source = data_room.read(config.data, config.reading, watch), transfer.source_of(config)

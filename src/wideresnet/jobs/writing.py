@@ -20,13 +20,22 @@ class Writer:
     the one before is not on the disk yet. What could not be written is raised by the call that comes next."""
 
     def __init__(
-        self, folder: Path, config: runs.Config, every_s: float, *, changed: Mapping[str, str], last_is_whole: bool
+        self,
+        folder: Path,
+        config: runs.Config,
+        every_s: float,
+        *,
+        changed: Mapping[str, str],
+        counts: Mapping[str, Mapping[str, int]],
+        losses: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
-        """config: as the run was begun. changed: under what it went on otherwise, for its checkpoints to tell.
-        last_is_whole: that the last checkpoint was read; one that was not does not take the place of the one before."""
-        self.changed = changed
-        self._folder, self._every_s, self._last_is_whole = folder, every_s, last_is_whole
+        """config: as the run was begun. changed: under what it went on otherwise; counts: the pictures of each part and
+        class; losses: `data.losses` as they are by then: for its checkpoints to tell."""
+        self.config, self.changed = config, changed
+        self.last_is_whole = False  # the last checkpoint; one that is not does not take the place of the one before
+        self._folder, self._every_s, self._losses = folder, every_s, losses
         self._facts = {"config": config.digest, "settings": config.to_dict(), "changed": dict(changed)}
+        self._facts["pictures"] = counts
         self._pool = ThreadPoolExecutor(1, "writing")
         self._pending: Future[None] | None = None
         self._last = time.monotonic()
@@ -47,7 +56,8 @@ class Writer:
         self.wait()
         # Copies: the next step changes what is being written.
         tensors = {key: value.detach().to("cpu", copy=True) for key, value in training.to_tensors(state).items()}
-        progress, judged = training.to_progress(state), "model/" if state.average is None else "average/"
+        progress = {**training.to_progress(state), **self._facts, "lost": self._losses()}
+        judged = "model/" if state.average is None else "average/"
         row = None if state.begun.steps else state.rows[-1]  # within an epoch there is none yet
 
         def write() -> None:
@@ -56,9 +66,9 @@ class Writer:
                 weights = {k.removeprefix(judged): v for k, v in tensors.items() if k.startswith(judged)}
                 checkpoint.save_model(self._folder / runs.MODEL, weights, *best)
             path = self._folder / runs.CHECKPOINT
-            keep = self._folder / runs.PREVIOUS if self._last_is_whole else None
-            checkpoint.save_checkpoint(path, tensors, {**progress, **self._facts}, keep=keep)
-            self._last_is_whole = True
+            keep = self._folder / runs.PREVIOUS if self.last_is_whole else None
+            checkpoint.save_checkpoint(path, tensors, progress, keep=keep)
+            self.last_is_whole = True
             if row is None:
                 return
             runs.write_metrics(self._folder, progress["rows"])
@@ -85,8 +95,9 @@ class Writer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Saved:
-    """A checkpoint: its tensors, the rest as JSON, and whether it is the last of its run or the one before."""
+    """A checkpoint: its file, tensors, the rest as JSON, and whether it is the last of its run or the one before."""
 
+    path: Path
     tensors: dict[str, Tensor]
     progress: dict[str, Any]
     is_last: bool
@@ -105,7 +116,7 @@ def saved(folder: Path, config: runs.Config, say: Callable[[str], None]) -> Save
         path = folder / name
         if found is None and path.exists():
             try:
-                found = Saved(*checkpoint.load_checkpoint(path), is_last=name == runs.CHECKPOINT)
+                found = Saved(path, *checkpoint.load_checkpoint(path), is_last=name == runs.CHECKPOINT)
             except ModelFileError as error:
                 damaged.append(error)
             else:
@@ -119,7 +130,7 @@ def saved(folder: Path, config: runs.Config, say: Callable[[str], None]) -> Save
             raise ModelFileError(f"{folder}: its {runs.CHECKPOINT} is gone, so it cannot go on; train anew")
         return None
     progress = found.progress
-    if progress["config"] != config.digest:
+    if progress.get("config") != config.digest:
         how = runs.differences(progress["settings"], config.to_dict()) if "settings" in progress else []
         what = f" ({'; '.join(how)})" if how else ""
         raise ModelFileError(

@@ -7,6 +7,7 @@ looks into (it may cut one: `len` and a slice), `loss(model, batch)` a `StepLoss
 """
 
 import dataclasses
+import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -46,6 +47,7 @@ __all__ = [
     "gradient",
     "gradients",
     "in_parts",
+    "is_finite",
     "make_optimizer",
     "recompute_bn",
     "start",
@@ -74,11 +76,13 @@ def fit(
     seed: int,
     save: Callable[[State, bool], None],
     due: Callable[[], bool] = lambda: False,
+    settle: Callable[[], None] = lambda: None,
     watch: runtime.Watch = runtime.QUIET,
     world: World = ALONE,
 ) -> State:
     """Trains from `state` to the recipe's last epoch; after each epoch calls `save(state, is_best)`, and so, never as
-    the best, within one (`state.begun.steps` > 0) where a signal stops it, and after each step at which `due()`.
+    the best, within one (`state.begun.steps` > 0) where a signal stops it, and after each step at which `due()`. What
+    `save` may write beside the training is on the disk once `settle()` returns.
 
     Of many processes (`world`) each runs this on its part of every batch; gradients and sums are those of the whole.
 
@@ -88,7 +92,7 @@ def fit(
     (`gradient`).
     """
     trained = through(state, recipe)
-    with runtime.StopSignals() as signals:
+    with runtime.StopSignals() as signals, _signal_before_rollback(signals, recipe):
         for epoch in range(state.epoch + 1, recipe.epochs + 1):
             if recipe.early_stopping and state.epoch - state.improved >= recipe.early_stopping:
                 watch.line(f"ended after epoch {state.epoch}: no better score since epoch {state.improved}")
@@ -112,14 +116,13 @@ def fit(
                 begun.count(value, result)
                 begun.seconds = time.perf_counter() - started
                 best = None if recipe.select == "last" else state.best_score
-                what, total = f"epoch {epoch}/{recipe.epochs}", recipe.epochs * steps_per_epoch
-                watch.progress(what, step, total, _so_far(begun, best))
+                watch.progress(
+                    f"epoch {epoch}/{recipe.epochs}", step, recipe.epochs * steps_per_epoch, _so_far(begun, best)
+                )
                 if caught := world.largest(signals.caught or 0):  # in any process: so all stop, after the same step
-                    _check_weights(state, state.where(steps_per_epoch), lr)
-                    save(state, False)
-                    world.largest(0)  # torchrun ends the others as soon as one has ended: not before all is written
-                    raise _interrupted(caught, state.where(steps_per_epoch))
-                if due() and _is_finite(state):  # if not, the next loss tells it to all processes alike
+                    _save_finite(state, state.where(steps_per_epoch), lr, save)
+                    raise _stopped(caught, state.where(steps_per_epoch), settle, world)
+                if due() and is_finite(state):  # if not, the next loss tells it to all processes alike
                     save(state, False)
 
             if (num_averaged := epoch - (recipe.epochs - recipe.swa_epochs)) > 0:
@@ -128,7 +131,12 @@ def fit(
             world.buffers_from_main(state.model, state.average)
             row: dict[str, Any] = {"epoch": epoch, "lr": lr_at(recipe, step - 1, steps_per_epoch) * state.lr_factor}
             row |= {f"train_{name}": total / begun.num_examples for name, total in begun.sums.items()}
-            row |= validate(state.judged)
+            try:
+                with signals.at_once(world.size == 1 and num_averaged <= 0):  # nothing but the row would be half done
+                    row |= validate(state.judged)
+            except runtime.StoppedAtOnce:
+                _save_finite(state, state.where(steps_per_epoch), row["lr"], save)
+                raise _stopped(signals.caught or 0, state.where(steps_per_epoch), settle, world) from None
             row |= {"seconds": round(begun.seconds, 3), "images_per_s": round(begun.num_examples / begun.seconds, 1)}
             _check_finite(state, row)
             is_best = _is_best(state, epoch, row.pop("score", None), recipe)
@@ -136,7 +144,7 @@ def fit(
             state.rows.append(row)
             save(state, is_best)
             if caught := world.largest(signals.caught or 0):  # while validating or writing
-                raise _interrupted(caught, state.where(steps_per_epoch))
+                raise _stopped(caught, state.where(steps_per_epoch), settle, world)
     return state
 
 
@@ -275,9 +283,9 @@ def moved_uphill(model: nn.Module, rho: float) -> Iterator[None]:
     before = [value.clone() for value in moved]
     slopes = [(p.detach(), p.grad) for p in model.parameters() if p.grad is not None]
     length = torch.stack([slope.norm() for _, slope in slopes]).norm()
-    for weights, slope in slopes:
-        weights.add_(slope * (rho / (length + 1e-12)))
     try:
+        for weights, slope in slopes:
+            weights.add_(slope * (rho / (length + 1e-12)))
         yield
     finally:
         torch._foreach_copy_(moved, before)
@@ -314,8 +322,10 @@ def _is_best(state: State, epoch: int, score: float | None, recipe: Recipe) -> b
 
 def _exploded(state: State, value: float) -> bool:
     """Whether a step's loss is no number, or so large that no training that learns comes back from there."""
+    if not math.isfinite(value):
+        return True
     state.first_loss = value if state.first_loss is None else state.first_loss
-    return not abs(value) <= _EXPLODED * max(1.0, abs(state.first_loss))  # of NaN too
+    return abs(value) > _EXPLODED * max(1.0, abs(state.first_loss))
 
 
 def _in_more_parts(parts: int, step: int, recipe: Recipe) -> str:
@@ -339,12 +349,38 @@ def _check_finite(state: State, row: Mapping[str, float]) -> None:
 
 
 def _check_weights(state: State, where: str, lr: float) -> None:
-    if not _is_finite(state):
+    if not is_finite(state):
         raise Diverged(f"weights are not finite {where}, lr {lr:.4g}. Try a lower --lr")
 
 
-def _is_finite(state: State) -> bool:
+def _save_finite(state: State, where: str, lr: float, save: Callable[[State, bool], None]) -> None:
+    """Within an epoch: weights that are not finite are never written. Raises Diverged."""
+    _check_weights(state, where, lr)
+    save(state, False)
+
+
+def is_finite(state: State) -> bool:
+    """Whether all that a checkpoint of it holds is."""
     return all(value.isfinite().all() for value in to_tensors(state).values())
+
+
+def _stopped(number: int, where: str, settle: Callable[[], None], world: World) -> Interrupted:
+    """What ends the training, once all that it has come to is on the disk: torchrun ends the other processes, and they
+    each other, as soon as one has ended."""
+    settle()
+    world.largest(0)
+    return _interrupted(number, where)
+
+
+@contextmanager
+def _signal_before_rollback(signals: runtime.StopSignals, recipe: Recipe) -> Iterator[None]:
+    """Who has asked it to stop does not see it begin again somewhere else."""
+    try:
+        yield
+    except Diverged as error:
+        if signals.caught and recipe.on_nan == "rollback":
+            raise _interrupted(signals.caught, f"as it diverged ({error})") from error
+        raise
 
 
 def _interrupted(number: int, where: str) -> Interrupted:
