@@ -296,8 +296,9 @@ def test_a_config_that_was_changed_by_hand_is_refused_with_the_field_and_both_va
 
 
 def test_allowing_changes_is_for_a_run_that_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["train", "digits", "--allow-changed", "threads"]) == 2
-    assert "--allow-changed is for --resume RUN" in capsys.readouterr().err
+    for command, folder in {"train": "RUN", "tune": "FOLDER"}.items():
+        assert cli.run([command, "digits", "--allow-changed", "threads"]) == 2
+        assert f"--allow-changed is for --resume {folder}" in capsys.readouterr().err
 
 
 # ——— numbers that are none ———

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from wideresnet import runtime, training
+from wideresnet import classification, runtime, training
+from wideresnet.classification import Batch
 from wideresnet.errors import Diverged, Interrupted
 from wideresnet.model import WideResNetClassifier
 from wideresnet.recipes import RECIPES, Recipe, change, lr_at
@@ -406,3 +407,95 @@ def test_without_a_compiler_compiling_is_refused_in_one_line(tmp_path: Path) -> 
     assert "wrn: --compile: torch.compile does not work here (" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def pictures_batches(_epoch: int, first: int) -> Iterator[Batch]:
+    images = torch.randn(48, 3, 8, 8, generator=torch.Generator().manual_seed(7))
+    batches = [Batch(images[i : i + 16], torch.arange(i, i + 16) % 2) for i in range(0, 48, 16)]
+    return iter(batches[first:])
+
+
+@pytest.mark.parametrize("sam_rho", [0.0, 0.05])
+def test_a_step_without_the_memory_for_it_is_as_that_of_a_training_begun_in_so_many_parts(sam_rho: float) -> None:
+    recipe = change(RECIPES["fast"], {"epochs": 2, "batch_size": 16, "lr": 0.1, "sam_rho": sam_rho})
+    plain = classification.loss(recipe)
+
+    def greedy(model: nn.Module, batch: Batch) -> StepLoss:
+        """Has room for the answers to four pictures, and finds out once BN has seen them all."""
+        result = plain(model, batch)
+        if len(batch) > 4:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return result
+
+    def trained(loss: training.Loss, accumulate: int, lines: list[str]) -> State:
+        torch.manual_seed(3)
+        made = change(recipe, {"accumulate": accumulate})
+        state = training.start(WideResNetClassifier(2, 10, 1, dropout_p=0.2), made)
+        watch = runtime.Watch(line=lines.append)
+        run(state, made, batches=pictures_batches, loss=loss, steps_per_epoch=3, validate=lambda _: {}, watch=watch)
+        return state
+
+    lines = list[str]()
+    found, expected = trained(greedy, 1, lines), trained(plain, 4, [])
+    assert [line for line in lines if "out of memory at step 1; from it on each batch of 16" in line], lines
+    assert found.parts == expected.parts == 4
+    for name, value in training.to_tensors(expected).items():
+        assert torch.equal(value, training.to_tensors(found)[name]), name
+    with pytest.raises(torch.cuda.OutOfMemoryError):  # two pictures are the fewest
+        trained(lambda *_: _no_memory(), 1, [])
+
+
+def _no_memory() -> StepLoss:
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_a_signal_while_an_epoch_is_judged_stops_at_once_and_goes_on_by_judging_it_again() -> None:
+    whole, kept, judged = new_line(), dict[str, Any](), list[int]()
+    run(whole, SMALL)
+
+    def interrupted(model: nn.Module) -> dict[str, float]:
+        signal.raise_signal(signal.SIGTERM)
+        judged.append(1)
+        return dict(score(model))
+
+    def keep(state: State, is_best: bool) -> None:
+        assert not is_best
+        kept["tensors"] = copy.deepcopy(training.to_tensors(state))
+        kept["progress"] = json.loads(json.dumps(training.to_progress(state)))
+
+    with pytest.raises(Interrupted, match=r"stopped after step 4 of 4 of epoch 1$") as caught:
+        run(new_line(), SMALL, validate=interrupted, save=keep)
+    assert caught.value.exit_code == 143
+    assert not judged, "it was not judged to the end"
+    resumed = new_line()
+    training.from_tensors(resumed, kept["tensors"], kept["progress"])
+    run(resumed, SMALL)
+    for name, value in training.to_tensors(whole).items():
+        assert torch.equal(value, training.to_tensors(resumed)[name]), name
+    assert [row["train_loss"] for row in whole.rows] == [row["train_loss"] for row in resumed.rows]
+
+
+def test_an_average_that_is_judged_is_judged_to_the_end_for_it_would_count_twice() -> None:
+    averaged, judged = change(SMALL, {"swa_epochs": 2}), list[int]()
+
+    def interrupted(model: nn.Module) -> dict[str, float]:
+        judged.append(1)
+        if len(judged) == SMALL.epochs:
+            signal.raise_signal(signal.SIGINT)
+            judged.append(1)
+        return dict(score(model))
+
+    with pytest.raises(Interrupted, match=rf"stopped after epoch {SMALL.epochs}$"):
+        run(new_line(averaged), averaged, validate=interrupted)
+    assert len(judged) == SMALL.epochs + 1
+
+
+def test_who_asks_a_training_to_stop_as_it_diverges_is_not_set_back_instead() -> None:
+    def breaks(model: nn.Module, batch: Tensor) -> StepLoss:
+        signal.raise_signal(signal.SIGINT)
+        result = squared_error(model, batch)
+        return StepLoss(result.mean * float("inf"), result.num_examples)
+
+    for on_nan, error in {"rollback": Interrupted, "stop": Diverged}.items():
+        with pytest.raises(error, match="loss is inf at step 1"):
+            run(new_line(), change(SMALL, {"on_nan": on_nan}), loss=breaks)

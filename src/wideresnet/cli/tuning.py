@@ -42,6 +42,7 @@ def tune(
     labels: int | None = None,
     reading: ReadingOptions = AS_FOUND,
     cache: Literal["auto", "memory", "disk", "off"] = "auto",
+    allow_changed: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     changes: Annotated[RecipeChanges | None, Parameter(name="*", group="Recipe")] = None,
 ) -> None:
     """Search the recipe's numbers on DATA: many trainings, judged on val. Ends with the command of the best.
@@ -51,7 +52,7 @@ def tune(
     data
         As in `wrn train`; its test part is never looked at.
     resume
-        Go on with this search; of the other options only --trials and --cache are given then.
+        Go on with this search; of the other options only --trials, --cache and --allow-changed are given then.
     trials
         Trainings in all, those before --resume included; 20 if not given. The first is the recipe as it is.
     search
@@ -96,6 +97,8 @@ def tune(
     cache
         Where decoded pictures are kept: memory; disk, for the next run to start at once; off, decoded anew in each
         epoch; auto chooses by their size and what is free. No result changes with it.
+    allow_changed
+        With --resume: as in `wrn train`.
     """
     from wideresnet import jobs
 
@@ -121,13 +124,15 @@ def tune(
         **(changes or {}),
     }
     options = {name: value for name, value in options.items() if value is not None or name == "max_bad"}
+    if allow_changed and resume is None:
+        raise UsageError("--allow-changed is for --resume FOLDER: a new search is begun as things are")
     with watching() as watch:
         if resume is not None:
             if data is not None or options != UNTOUCHED:
                 raise UsageError(
                     "--resume FOLDER goes with --trials alone (and --cache): data and options are the search's own"
                 )
-            done = jobs.resume_tune(resume, trials=trials, cache=cache, watch=watch)
+            done = jobs.resume_tune(resume, trials=trials, allow_changed=allow_changed, cache=cache, watch=watch)
         elif data is None:
             raise UsageError("nothing to search on: wrn tune DATA, or wrn tune --resume FOLDER; try wrn tune digits")
         else:
