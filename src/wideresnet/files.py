@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import socket
+import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -243,6 +244,18 @@ def sha256(*parts: bytes | memoryview) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
+
+
+def png_chunks(file: BinaryIO, at: int) -> Iterator[tuple[bytes, int]]:
+    """Kind and length of each chunk of a PNG from there on, `file` standing at its content; to IEND or its end."""
+    kind = b""
+    while kind != b"IEND":
+        file.seek(at)
+        if len(head := file.read(8)) < 8:
+            return
+        length, kind = struct.unpack(">I4s", head)
+        yield kind, length
+        at += 12 + length
 
 
 # What is looked at for an unreadable file, and what is said. The first that matches the beginning of the file counts.

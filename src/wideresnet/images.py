@@ -52,6 +52,8 @@ MAX_PIXELS = 89_478_485  # 1/4 GiB at 3 bytes a pixel, where Pillow too begins t
 """Pictures of more pixels are refused from their header, before anything is decoded, where nobody says otherwise."""
 
 MOST_PIXELS = 2 * MAX_PIXELS  # the highest limit: beyond it Pillow refuses by itself, for the whole application
+_AT_ONCE = 1 << 22  # pixels
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 # What Pillow raises on files that are not as they should be: found by damaging files at random and by reading it.
@@ -91,8 +93,7 @@ def decode(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> Pixels:
         if image.format == "PNG":
             _check_sums(image, file)
         _scale_gray_key(image)
-        parts = _deep(image, file) or _shallow(image)
-    return _put_together(*parts, image)
+        return _put_together(_deep(image, file), image)
 
 
 def from_pil(image: Image.Image) -> Pixels:
@@ -103,8 +104,7 @@ def from_pil(image: Image.Image) -> Pixels:
     if 0 in image.size:
         raise ImageError(f"has no pixels ({image.width}×{image.height})")
     with _reasons():
-        parts = _deep(image, None) or _shallow(image)
-    return _put_together(*parts, image)
+        return _put_together(_deep(image, None), image)
 
 
 def size_of(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -131,17 +131,12 @@ def _reasons() -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise ImageError(f"has more pixels than the limit of {MOST_PIXELS:,}") from error
     except _BROKEN as error:
-        if isinstance(error, MemoryError):
-            _check_memory()
+        if isinstance(error, MemoryError):  # raised again where the largest picture finds none: no file is to blame
+            np.empty(3 * MAX_PIXELS, np.uint8)
         what = " ".join(str(error).split()) or type(error).__name__
         if "MAX_TEXT_CHUNK" in what:
             raise ImageError("holds a text or a profile that unpacks to more than 1 MiB (a bomb?)") from error
         raise ImageError(f"broken or cut short: {what}") from error
-
-
-def _check_memory() -> None:
-    """Raises MemoryError where there is none for the largest picture that is read: then the file is not to blame."""
-    np.empty(3 * MAX_PIXELS, np.uint8)
 
 
 @contextlib.contextmanager
@@ -182,6 +177,10 @@ def _open(file: BinaryIO, max_pixels: int) -> ImageFile.ImageFile:
         file.seek(0)
         raise ImageError(files.kind_of(file.read(512))) from error
     width, height = image.size
+    if (
+        image.format == "WEBP" and max(width, height) > 16383
+    ):  # which its bitstreams cannot be, and its decoder believes
+        raise ImageError(f"a WebP of {width}×{height} pixels, which no WebP can have; its header is broken")
     if width * height > max_pixels:
         raise ImageError(f"has {width}×{height} pixels, more than the limit of {max_pixels:,} (--max-pixels)")
     return image
@@ -282,10 +281,20 @@ def _shallow(image: Image.Image) -> _Parts:
 # ——— colours and alpha → upright RGB ———
 
 
-def _put_together(colours: Image.Image, alpha: Pixels | None, image: Image.Image) -> Pixels:
-    rgb = _to_srgb(colours, image.info.get("icc_profile"))
-    if alpha is not None:
-        _lay_on_white(rgb, alpha)
+def _put_together(deep: _Parts | None, image: Image.Image) -> Pixels:
+    """Rows by rows: of the largest picture that is read no second copy is made in between (256 MiB each)."""
+    image.load()  # only then a TIFF has its size
+    width, height = image.size
+    step, rgb = max(1, _AT_ONCE // width), np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, step):
+        box = (0, top, width, min(top + step, height))
+        colours, alpha = deep or _shallow(image if step >= height else image.crop(box))
+        if deep and step < height:
+            colours, alpha = colours.crop(box), None if alpha is None else alpha[top : box[3]]
+        band = _to_srgb(colours, image.info.get("icc_profile"))
+        if alpha is not None:
+            _lay_on_white(band, alpha)
+        rgb[top : box[3]] = band
     return _turn(rgb, _orientation(image))
 
 
@@ -361,22 +370,10 @@ def _turn(rgb: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(rgb[:: -1 if upside_down else 1, :: -1 if mirrored else 1])
 
 
-def _png_chunks(file: BinaryIO, at: int) -> Iterator[tuple[bytes, int]]:
-    """Kind and length of each chunk of a PNG from there on, `file` standing at its content; to IEND or its end."""
-    kind = b""
-    while kind != b"IEND":
-        file.seek(at)
-        if len(head := file.read(8)) < 8:
-            return
-        length, kind = struct.unpack(">I4s", head)
-        yield kind, length
-        at += 12 + length
-
-
 def _check_sums(image: ImageFile.ImageFile, file: BinaryIO) -> None:
     """A PNG's checksums from its first pixels on. Pillow looks at them in `verify` alone, which uses the picture up:
     to open it again takes a third of the time of a small one. Refuses what `verify` does."""
-    for kind, length in _png_chunks(file, image.tile[0].offset - 8):
+    for kind, length in files.png_chunks(file, image.tile[0].offset - 8):
         if kind == b"IEND":
             return
         if not kind.isalnum():
@@ -395,6 +392,6 @@ def _check_sums(image: ImageFile.ImageFile, file: BinaryIO) -> None:
 
 def _metadata_follows_pixels(file: BinaryIO) -> bool:
     """Whether a PNG has text or EXIF after its first pixels, where an open picture has not seen it yet."""
-    kinds = [kind for kind, _ in _png_chunks(file, 8)]
+    kinds = [kind for kind, _ in files.png_chunks(file, 8)]
     after = kinds[kinds.index(b"IDAT") :] if b"IDAT" in kinds else []
     return not {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}.isdisjoint(after)

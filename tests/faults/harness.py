@@ -23,7 +23,7 @@ from wideresnet import runs
 from wideresnet.checkpoint import load_checkpoint
 
 HERE = Path(__file__).parent
-NOTHING, KILL_BEFORE, KILL_WITHIN, KILL_AFTER, FULL = range(5)  # shim.c
+NOTHING, KILL_BEFORE, KILL_WITHIN, KILL_AFTER, FULL, INTERRUPT, TERMINATE = range(7)  # shim.c
 NUM = int(os.environ.get("WRN_FAULTS", "20"))  # instants of each kind; CI takes these, docs/numbers.md has more
 
 # A real training of a second: many checkpoints, by epochs and within them.

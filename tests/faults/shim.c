@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 enum { OPEN = 1, WRITE, FSYNC, RENAME, UNLINK, TRUNCATE, CLOSE, MKDIR };
-enum { NOTHING = 0, KILL_BEFORE, KILL_WITHIN, KILL_AFTER, FULL };
+enum { NOTHING = 0, KILL_BEFORE, KILL_WITHIN, KILL_AFTER, FULL, INTERRUPT, TERMINATE };
 #define MAX_FD 65536
 
 static char root[PATH_MAX];
@@ -73,6 +73,8 @@ static void end(void) { syscall(SYS_kill, getpid(), SIGKILL); for (;;) pause(); 
 static int begins(void) {
     seen++;
     if (action == KILL_BEFORE && seen == at) end();
+    if (action == INTERRUPT && seen == at) syscall(SYS_kill, getpid(), SIGINT);
+    if (action == TERMINATE && seen == at) syscall(SYS_kill, getpid(), SIGTERM);
     return action == FULL && seen >= at;
 }
 static void ended(void) { if ((action == KILL_AFTER || action == KILL_WITHIN) && seen == at) end(); }

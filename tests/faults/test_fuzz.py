@@ -1,10 +1,15 @@
 """Files damaged at random are answered or refused; what `fuzz.py` found is among its first numbers, or below."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
+from PIL import ExifTags, Image
 
 from faults.fuzz import TARGETS, changed_card, made, models, outcome
 from wideresnet.checkpoint import load_model
@@ -59,3 +64,34 @@ def test_an_entry_that_is_none_is_refused_in_one_line(text: str, tmp_path: Path)
     path.write_bytes(changed_card(models()[0], {}, text=text))
     with pytest.raises(ModelFileError, match=r"damaged: its header cannot be read|damaged: its content differs"):
         load_model(path)
+
+
+WITHIN_A_GIGABYTE = """
+import resource, sys
+from pathlib import Path
+from wideresnet import images
+from wideresnet.errors import ImageError
+used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_DATA, (used + (1 << 30),) * 2)
+for name in sys.argv[1:]:
+    try:
+        images.decode(Path(name))
+    except ImageError as error:
+        print(f"{Path(name).name}: {error}")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
+def test_what_once_took_more_than_a_gigabyte_takes_less(tmp_path: Path) -> None:
+    corpus = sorted(str(path) for path in (Path(__file__).parent / "corpus").iterdir())
+    assert len(corpus) >= 5
+    large = tmp_path / "large.png"  # as many pixels as are read, in colours with transparency, turned
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGBA", (9459, 9459), (10, 20, 30, 40)).save(large, compress_level=1, exif=exif)
+    words = [sys.executable, "-c", WITHIN_A_GIGABYTE, *corpus, str(large)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("wide.webp: a WebP of 40×2097192 pixels, which no WebP can have") == 1
+    assert "large.png" not in done.stdout

@@ -14,7 +14,19 @@ import pytest
 
 from faults.conftest import Whole
 from faults.disk import FSYNC, RENAME, Disk, Record, records
-from faults.harness import KILL_AFTER, KILL_BEFORE, KILL_WITHIN, NUM, SMALL, Host, Order, differences, steps_done
+from faults.harness import (
+    INTERRUPT,
+    KILL_AFTER,
+    KILL_BEFORE,
+    KILL_WITHIN,
+    NUM,
+    SMALL,
+    TERMINATE,
+    Host,
+    Order,
+    differences,
+    steps_done,
+)
 from wideresnet import runs
 
 STEPS = 1439 // SMALL["batch_size"]
@@ -65,7 +77,7 @@ def test_a_killed_training_goes_on_bit_for_bit_and_loses_no_checkpoint(
         run, log = tmp_path / str(i) / "run", tmp_path / f"{i}.log"
         run.parent.mkdir()
         if aim == "any instant":
-            moment = chance.uniform(0, whole.seconds)
+            moment = chance.uniform(0, 0.7 * whole.seconds)
             where, pid = f"after {moment:.3f} s", host.begin(Order(start="train", out=run, options=SMALL, log=log))
             time.sleep(moment)
             os.kill(pid, signal.SIGKILL)
@@ -79,29 +91,27 @@ def test_a_killed_training_goes_on_bit_for_bit_and_loses_no_checkpoint(
         wrong += [f"killed {where}: {text}" for text in after(host, run, whole, known=kept)]
     print(f"{NUM // 2} trainings, {cut} of them killed at {aim}: {len(wrong)} wrong")
     assert not wrong, "\n".join(wrong)
-    assert cut >= 0.5 * (NUM // 2), "most were killed before they had ended"
+    assert cut >= NUM // 8, "many were killed before they had ended; how fast they are goes by the machine"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("what", "code"), [(INTERRUPT, 130), (TERMINATE, 143)], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_at_any_instant_stops_within_a_step_and_what_it_kept_goes_on_bit_for_bit(
-    host: Host, whole: Whole, tmp_path: Path, number: int, code: int
+    host: Host, whole: Whole, tmp_path: Path, what: int, code: int
 ) -> None:
-    chance, wrong, caught = random.Random(number), list[str](), 0
+    chance, wrong, caught = random.Random(code), list[str](), 0
     for i in range(NUM // 4):
-        run, moment, log = tmp_path / str(i) / "run", chance.uniform(0, whole.seconds), tmp_path / f"{i}.log"
+        run, at, log = tmp_path / str(i) / "run", chance.randint(1, whole.seen), tmp_path / f"{i}.log"
         run.parent.mkdir()
-        pid = host.begin(Order(start="train", out=run, options=SMALL, log=log))
-        time.sleep(moment)
-        os.kill(pid, number)
-        ended = host.wait(pid)
-        if ended.status not in (0, code, -number):  # it had ended; while it trained; before or after that
-            wrong.append(f"after {moment:.3f} s: exit code {ended.status}: {ended.said}")
+        ended = host.run(Order(start="train", out=run, options=SMALL, what=what, at=at, log=log))
+        # It had ended; while it trained; before or after that.
+        if ended.status not in (0, code, 128 - code):
+            wrong.append(f"at call {at}: exit code {ended.status}: {ended.said}")
         caught += "stopped after" in ended.said
         if where := re.search(rf"stopped after step (\d+) of {STEPS} of epoch (\d+)", ended.said):
             steps, there = int(where[1]) + STEPS * (int(where[2]) - 1), steps_done(run, STEPS)
-            wrong += [f"after {moment:.3f} s: {there} steps kept of {steps}"] if there != steps else []
+            wrong += [f"at call {at}: {there} steps kept of {steps}"] if there != steps else []
         kept = told_kept(log, run.parent, tmp_path / f"{i}.scratch")
-        wrong += [f"after {moment:.3f} s: {text}" for text in after(host, run, whole, known=kept)]
+        wrong += [f"at call {at}: {text}" for text in after(host, run, whole, known=kept)]
     assert not wrong, "\n".join(wrong)
     assert caught, "some came while it trained"
 
