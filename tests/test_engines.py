@@ -140,10 +140,10 @@ def test_a_run_that_the_kernels_trained_is_not_gone_on_with_where_they_are_missi
     library.load.cache_clear()
     try:
         with pytest.raises(
-            UsageError, match=r"our kernels have trained it, and here they are not built: .*--engine torch"
+            UsageError, match=r"engine our kernels, which are not built: .* → torch.*--allow-changed engine versions"
         ):
             wrn.resume(tmp_path / "kernels")
-        with pytest.raises(UsageError, match=r"made under other versions \(kernels .* → none"):  # they judged it
+        with pytest.raises(UsageError, match=r"begun otherwise \(versions kernels .* → none"):  # they judged it
             wrn.resume(tmp_path / "torch")
         with pytest.raises(UsageError, match=r"--engine kernels: our kernels are not built: "):
             wrn.train("digits", engine="kernels", out=tmp_path / "r", **QUICK)

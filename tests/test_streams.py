@@ -279,7 +279,7 @@ def test_a_signal_while_workers_begin_is_neither_lost_nor_theirs(mixed: Path, mo
     with pytest.raises(KeyboardInterrupt):
         surveyed(mixed)
     gc.collect()
-    assert children() == before
+    assert children() <= before  # others may have ended meanwhile
 
 
 @linux

@@ -1,6 +1,6 @@
 """A disk that is full from any moment on: the run stops whole and says so, and goes on once there is room.
 
-`WRN_FAULTS=100 pytest tests/faults/test_full_disk.py` is what docs/numbers.md has.
+`WRN_FAULTS=200 pytest tests/faults/test_full_disk.py` is what docs/numbers.md has.
 """
 
 import random
@@ -16,7 +16,7 @@ def test_a_run_on_a_full_disk_stops_whole_says_what_is_missing_and_goes_on_later
     host: Host, whole: Whole, tmp_path: Path
 ) -> None:
     chance, wrong, num = random.Random(0), list[str](), 0
-    for i in range(NUM // 2):
+    for i in range(NUM // 4):
         run, at, log = tmp_path / str(i) / "run", chance.randint(1, whole.seen), tmp_path / f"{i}.log"
         run.parent.mkdir()
         ended = host.run(Order(start="train", out=run, options=SMALL, what=FULL, at=at, log=log))
@@ -34,4 +34,4 @@ def test_a_run_on_a_full_disk_stops_whole_says_what_is_missing_and_goes_on_later
         wrong += [f"full from call {at} on: {text}" for text in found]
     print(f"{num} disks full: {len(wrong)} wrong")
     assert not wrong, "\n".join(wrong)
-    assert num >= NUM // 4, "most were full before the run had ended"
+    assert num >= NUM // 8, "most were full before the run had ended"
