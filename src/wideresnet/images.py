@@ -177,9 +177,8 @@ def _open(file: BinaryIO, max_pixels: int) -> ImageFile.ImageFile:
         file.seek(0)
         raise ImageError(files.kind_of(file.read(512))) from error
     width, height = image.size
-    if (
-        image.format == "WEBP" and max(width, height) > 16383
-    ):  # which its bitstreams cannot be, and its decoder believes
+    # No bitstream of WebP can be so large, but its decoder believes a header that says so.
+    if image.format == "WEBP" and max(width, height) > 16383:
         raise ImageError(f"a WebP of {width}×{height} pixels, which no WebP can have; its header is broken")
     if width * height > max_pixels:
         raise ImageError(f"has {width}×{height} pixels, more than the limit of {max_pixels:,} (--max-pixels)")
