@@ -1,6 +1,7 @@
 """What several test files share: where the shared real data lies."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -18,6 +19,9 @@ settings.load_profile("wideresnet")
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("WRN_SHARED", ROOT.parent / "shared"))
+
+# A shell's background job ignores Ctrl-C, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test reads or fills the cache of the person who runs it.
 _CACHE = tempfile.TemporaryDirectory(prefix="wrn-cache-")

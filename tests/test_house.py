@@ -39,6 +39,7 @@ ROOMS: dict[str, set[str]] = {  # in order, front to back; the packages that eac
     "prediction": {"torch", "numpy", "PIL"},
     "evaluation": {"numpy"},
     "report": {"matplotlib", "jinja2", "PIL", "numpy"},
+    "detection": {"torch", "torchvision", "numpy"},
     "hub": {"torch", "huggingface_hub"},
     "tuning": set(),
     "jobs": {"torch", "numpy", "PIL"},

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -312,3 +313,37 @@ def test_channels_are_resized_alike_whether_together_or_one_by_one(height: int, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preprocess, "_AT_ONCE", 0)
         assert torch.equal(prepare.resize(image), together)
+
+
+@given(sides, sides, st.integers(1, 200), fits, st.integers(0, 3))
+@example(5, 200, 30, "crop", 0)  # a strip, whose ends are cut
+def test_a_point_of_the_picture_lies_where_the_placement_says(
+    height: int, width: int, size: int, fit: Fit, border: int
+) -> None:
+    """On a ramp each pixel tells where it was: all but those at the edges, where there is no ramp to average over."""
+    prepare = dataclasses.replace(plain(size, fit), border=border)
+    rows, columns = np.mgrid[0:height, 0:width]
+    ramp = np.stack([columns * 255 // max(1, width - 1), rows * 255 // max(1, height - 1), 0 * rows], -1)
+    seen = prepare.shown(prepare.normalise(prepare.resize(ramp.astype(np.uint8))[None]))[0].numpy().astype(float)
+    placed = prepare.placement(height, width)
+    x, y = (width, placed.scale_x, placed.left), (height, placed.scale_y, placed.top)
+    for channel, (side, scale, offset), (other_side, other_scale, other_offset) in ((0, x, y), (1, y, x)):
+        at = (np.arange(size + 2 * border) + 0.5 - offset) / scale - 0.5  # of each pixel's middle, in the picture's
+        margin = max(1.0, 1 / scale)
+        inside = np.flatnonzero((at >= margin) & (at <= side - 1 - margin))
+        inside = inside[(inside >= border) & (inside < size + border)]
+        middle = int(other_offset + other_scale * other_side / 2)
+        values = seen[0, middle] if channel == 0 else seen[1, :, middle]
+        expected = at[inside] * 255 / max(1, side - 1)
+        assert np.abs(values[inside] - expected).max(initial=0) <= 255 / max(1, side - 1) + 1.5
+
+
+@given(sides, sides, st.integers(1, 200), fits)
+def test_boxes_go_into_what_the_network_sees_and_back(height: int, width: int, size: int, fit: Fit) -> None:
+    placed = plain(size, fit).placement(height, width)
+    boxes = torch.tensor([[0.0, 0, width, height], [width / 3, height / 4, width / 2, height]], dtype=torch.float64)
+    there = placed.of_boxes(boxes)
+    assert torch.allclose(placed.boxes_of(there), boxes, atol=1e-9)
+    if fit != "crop":  # the whole picture is seen
+        assert there.min() >= -1e-9
+        assert there.max() <= size + 1e-9

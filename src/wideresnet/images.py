@@ -108,10 +108,13 @@ def from_pil(image: Image.Image) -> Pixels:
 
 
 def size_of(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) of what `decode` gives, from the header alone. Raises ImageError as `decode` does.
+    """(height, width) of what `decode` gives, from the header alone. Raises ImageError as `decode` does."""
+    return shape_of(source, max_pixels)[:2]
 
-    A PNG with text or EXIF after its pixels is loaded, as its orientation may be there.
-    """
+
+def shape_of(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int, int]:
+    """`size_of`, and the EXIF orientation, 1 to 8, that `decode` turns the stored pixels by. A PNG with text or EXIF
+    after its pixels is loaded, as its orientation may be there."""
     with _reasons(), _file(source) as file:
         image = _open(file, max_pixels)
         if image.format == "PNG" and _metadata_follows_pixels(file):
@@ -119,8 +122,9 @@ def size_of(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, in
         width, height = image.size
         # Pillow turns a TIFF's size itself, by the TIFF's own tag.
         turned = isinstance(image, TiffImagePlugin.TiffImageFile) and ExifTags.Base.Orientation in image.tag_v2
-        swapped = not turned and _TURNS[_orientation(image)][0]
-    return (width, height) if swapped else (height, width)
+        orientation = _orientation(image)
+        swapped = not turned and TURNS[orientation][0]
+    return (width, height, orientation) if swapped else (height, width, orientation)
 
 
 @contextlib.contextmanager
@@ -341,7 +345,7 @@ def _lay_on_white(rgb: Pixels, alpha: Pixels) -> None:
 
 
 # EXIF orientation → (swap rows and columns, then reverse the rows, then reverse the columns)
-_TURNS = {
+TURNS = {
     1: (False, False, False),
     2: (False, False, True),
     3: (False, True, True),
@@ -360,11 +364,11 @@ def _orientation(image: Image.Image) -> int:
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
     except _BROKEN:
         return 1
-    return value if isinstance(value, int) and value in _TURNS else 1
+    return value if isinstance(value, int) and value in TURNS else 1
 
 
 def _turn(rgb: Pixels, orientation: int) -> Pixels:
-    swapped, upside_down, mirrored = _TURNS[orientation]
+    swapped, upside_down, mirrored = TURNS[orientation]
     rgb = rgb.transpose(1, 0, 2) if swapped else rgb
     return np.ascontiguousarray(rgb[:: -1 if upside_down else 1, :: -1 if mirrored else 1])
 

@@ -176,7 +176,8 @@ class WideResNetBackbone(nn.Module):
 
     x [N, in_channels, H, W], H and W from 1 → features [N, 64k, ceil(H/4), ceil(W/4)], k = widen_factor;
     `out_channels` = 64k. Raises ValueError, naming valid values near, if depth is not 6n+4 with n ≥ 1,
-    widen_factor or in_channels < 1, dropout_p outside [0, 1) or an option is unknown.
+    widen_factor or in_channels < 1, dropout_p outside [0, 1) or an option is unknown. stem_stride 2 or 4, for larger
+    pictures: the stem's convolution takes a stride of 2, for 4 a maximum over 3×3 another (He et al. 2016a, table 1).
     """
 
     def __init__(
@@ -185,6 +186,8 @@ class WideResNetBackbone(nn.Module):
         widen_factor: int = 2,
         dropout_p: float = 0.0,
         in_channels: int = 3,
+        *,
+        stem_stride: int = 1,
         **options: Unpack[Options],
     ) -> None:
         super().__init__()
@@ -192,11 +195,13 @@ class WideResNetBackbone(nn.Module):
         _check_depth(depth, variant)
         _check_at_least_one("widen_factor", widen_factor)
         _check_at_least_one("in_channels", in_channels)
+        if stem_stride not in (1, 2, 4):
+            raise ValueError(f"stem_stride={stem_stride!r}: expected 1, 2 or 4")
         base, n = 16, (depth - 4) // 6
         n1, n2, n3 = variant.num_blocks or (n, n, n)
         ch1, ch2, ch3 = variant.widths or (base * widen_factor, 2 * base * widen_factor, 4 * base * widen_factor)
 
-        conv = nn.Conv2d(in_channels, base, kernel_size=3, stride=1, padding=1, bias=variant.conv_bias != "none")
+        conv = nn.Conv2d(in_channels, base, 3, stride=min(stem_stride, 2), padding=1, bias=variant.conv_bias != "none")
         self.stem = nn.Sequential(conv)
         if variant.stem == "conv-bn-act":
             self.stem = nn.Sequential(conv, _norm(base, variant), _activation(variant))
@@ -207,20 +212,21 @@ class WideResNetBackbone(nn.Module):
         self.bn = _norm(ch3, variant, final=True)
         activation = _activation(variant)
         self.activation = _unlisted(activation)
-        self.in_channels = in_channels
-        self.out_channels = ch3
+        self.in_channels, self.out_channels, self.stem_stride = in_channels, ch3, stem_stride
         _initialise(self.stem)
         for module in self.modules():  # one activation for all: those that learn, learn together
             if isinstance(module, WideResidualBlock):
                 module.activation = self.activation
         if variant.stem == "conv-bn-act":
             self.stem[2] = activation
+        if stem_stride == 4:
+            self.stem.append(nn.MaxPool2d(3, stride=2, padding=1))
 
     def stages(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The three stages' maps, for necks and for explaining: raw sums, before the BN and ReLU of their reader.
 
-        [N, 16k, H, W], [N, 32k, H/2, W/2], [N, 64k, H/4, W/4], k = widen_factor. A pre-activation stage ends in
-        an addition, so a neck should put its own BN and ReLU in front; `forward` does so with the last (`bn`).
+        [N, 16k, H, W], [N, 32k, H/2, W/2], [N, 64k, H/4, W/4], k = widen_factor, at stem_stride 1. A pre-activation
+        stage ends in a sum, so a neck should put its own BN and ReLU in front; `forward` does so with the last (`bn`).
         """
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             near = f"[N, {self.in_channels}, H, W], one image being [1, {self.in_channels}, H, W]"
@@ -256,14 +262,8 @@ class WideResNetClassifier(nn.Module):
         _check_at_least_one("num_classes", num_classes)
         self.backbone = WideResNetBackbone(depth, widen_factor, dropout_p, in_channels, **options)
         variant = _variant(options)
-        self.architecture: dict[str, Any] = {  # what it takes to make this network again
-            "num_classes": num_classes,
-            "depth": depth,
-            "widen_factor": widen_factor,
-            "dropout_p": dropout_p,
-            "in_channels": in_channels,
-            **asdict(variant),
-        }
+        sizes = {"num_classes": num_classes, "depth": depth, "widen_factor": widen_factor, "dropout_p": dropout_p}
+        self.architecture: dict[str, Any] = {**sizes, "in_channels": in_channels, **asdict(variant)}  # makes it again
         self.head, self.pool = variant.head, nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(self.backbone.out_channels, num_classes, bias=variant.head == "linear")
         if variant.head == "linear":

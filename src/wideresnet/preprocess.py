@@ -23,6 +23,27 @@ _AT_ONCE = 1 << 20  # values; all channels of up to 590 × 590 pixels
 _CHUNK_BYTES = 1 << 26  # counted at once by `channel_statistics`
 
 
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A point (y, x) of a picture lies at (y · scale_y + top, x · scale_x + left) of what the network sees, in pixels,
+    the first one's outer corner being 0."""
+
+    scale_y: float
+    scale_x: float
+    top: float
+    left: float
+
+    def of_boxes(self, boxes: Tensor) -> Tensor:
+        """Of the picture's boxes [M, 4] (left, top, right, bottom): where they lie in what the network sees."""
+        return boxes * boxes.new_tensor([self.scale_x, self.scale_y] * 2) + boxes.new_tensor([self.left, self.top] * 2)
+
+    def boxes_of(self, boxes: Tensor) -> Tensor:
+        """The reverse."""
+        return (boxes - boxes.new_tensor([self.left, self.top] * 2)) / boxes.new_tensor(
+            [self.scale_x, self.scale_y] * 2
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocess:
     """How a picture becomes input: resized to size × size, /255, (x − mean) / std.
@@ -96,6 +117,24 @@ class Preprocess:
         canvas = colour[:, None, None].repeat(1, self.size, self.size)
         canvas[:, top : top + height, left : left + width] = x
         return canvas
+
+    def placement(self, height: int, width: int) -> "Placement":
+        """Where an upright picture of height × width lies in what `resize` and `normalise` make of it."""
+        cut, scaled, offset = (0, 0), (self.size, self.size), (0, 0)
+        if self.fit == "pad":
+            longer = max(height, width)
+            scaled = max(1, self.size * height // longer), max(1, self.size * width // longer)
+            offset = (self.size - scaled[0]) // 2, (self.size - scaled[1]) // 2
+        elif self.fit == "crop":
+            shorter = min(height, width)
+            keep = _STRIP * shorter
+            cut = max(0, height - keep) // 2, max(0, width - keep) // 2
+            height, width = height - 2 * cut[0], width - 2 * cut[1]
+            scaled = self.size * height // shorter, self.size * width // shorter
+            offset = -round((scaled[0] - self.size) / 2), -round((scaled[1] - self.size) / 2)
+        scale_y, scale_x = scaled[0] / height, scaled[1] / width
+        top, left = (at - lost * scale for at, lost, scale in zip(offset, cut, (scale_y, scale_x), strict=True))
+        return Placement(scale_y, scale_x, top + self.border, left + self.border)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [N, channels, size, size] → float32, `border` wider on each side: (images / 255 − mean) / std.

@@ -1,0 +1,207 @@
+"""COCO's JSON → `Found`: one file, or a folder with a file for each split.
+
+Source: Lin et al. 2014, and cocodataset.org's page "Data format". A box is [left, top, width, height] in pixels, the
+first pixel's left edge being 0. Categories may have any numbers; classes are in the order of these.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from wideresnet.data.folders import files_below
+from wideresnet.data.listing import ALL, SPLIT_NAMES
+from wideresnet.detection.annotated import Annotated, Found, Object
+from wideresnet.errors import DataError
+
+_NOT_BOXES = re.compile(r"captions|keypoints|panoptic|stuff|image_info", re.IGNORECASE)  # COCO's other files
+_PARTS = {"images": "file_name", "annotations": "image_id", "categories": "name"}  # each with a field of all its rows
+
+
+def is_coco(source: str) -> bool:
+    """A .json file, or a folder with such as begin as COCO's do."""
+    path = Path(source)
+    return (path.is_file() and path.suffix.lower() == ".json") or (path.is_dir() and bool(_files(path)))
+
+
+def read_coco(source: str) -> Found:
+    """Raises DataError on what is no JSON of boxes; what is wrong with single boxes is told of in `faults`."""
+    path = Path(source)
+    root = path if path.is_dir() else path.parent
+    if path.is_file() and root.resolve().name == "annotations":
+        root = root.parent
+    files = _files(path) if path.is_dir() else {ALL: path}
+    contents = {split: _content(file) for split, file in files.items()}
+    names = _class_names(files, contents)
+    faults, notes = list[str](), list[str]()
+    splits = {}
+    for split, file in files.items():
+        splits[split] = list(_pictures(contents[split], root, file, faults=faults, notes=notes))
+    where = path.resolve()
+    name = where.name if path.is_dir() else where.stem
+    return Found(name=name, place=str(where), class_names=names, splits=splits, faults=faults, notes=notes)
+
+
+def _files(root: Path) -> dict[str, Path]:
+    """Split → its file: annotations/instances_train2017.json, train.json, train/_annotations.coco.json…"""
+    found = dict[str, Path]()
+    for file in files_below(root, (".json",)):
+        below = file.relative_to(root)
+        if len(below.parts) > 2 or _NOT_BOXES.search(file.name) or not _begins_as_coco(file):
+            continue
+        splits = _splits_named(below)
+        if len(splits) > 1:
+            raise DataError(f"{file}: is it {' or '.join(splits)}? Rename it after one of them")
+        split = splits[0] if splits else ALL
+        if split in found:
+            raise DataError(
+                f"{root}: two files of boxes for {split}: {found[split].relative_to(root)} and {below}. "
+                "Move one elsewhere, or name one of them as DATA"
+            )
+        found[split] = file
+    if len(found) > 1:
+        found.pop(ALL, None)
+    return {split: found[split] for split in (ALL, *dict.fromkeys(SPLIT_NAMES.values())) if split in found}
+
+
+def _splits_named(file: Path) -> list[str]:
+    """By the words of a path."""
+    words = re.findall(r"[a-z]+", file.as_posix().lower())
+    return sorted({SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES})
+
+
+def _begins_as_coco(file: Path) -> bool:
+    """The whole may be hundreds of megabytes; its parts stand in any order, each with its name."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(1 << 16)
+            opened.seek(max(0, file.stat().st_size - (1 << 16)))
+            ends = head + opened.read()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    return ends.lstrip()[:1] == b"{" and any(f'"{part}"'.encode() in ends for part in ("images", "annotations"))
+
+
+def _content(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """images, annotations and categories, each a list of objects with the field that all of its have."""
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{file}: a {type(content).__name__}; expected COCO's object with images, annotations, categories"
+        )
+    if "images" not in content and isinstance(content.get("annotations"), list):
+        raise DataError(f"{file}: has no images; expected COCO's annotations, not results")
+    for part, field in _PARTS.items():
+        rows = content.get(part)
+        if not isinstance(rows, list):
+            raise DataError(f"{file}: has no list {part!r}; expected COCO's images, annotations and categories")
+        for number, row in enumerate(rows):
+            if not isinstance(row, dict) or field not in row or (part != "annotations" and "id" not in row):
+                raise DataError(
+                    f"{file}: {part}[{number}] has no {field!r}" + ("" if part == "annotations" else " or 'id'")
+                )
+    return content
+
+
+def _class_names(files: Mapping[str, Path], contents: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """The same in all files; in the order of their numbers."""
+    found = dict[str, dict[Any, str]]()
+    for split, content in contents.items():
+        numbers = dict[Any, str]()
+        for row in content["categories"]:
+            number, name = row["id"], str(row["name"])
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise DataError(f"{files[split]}: category {name!r} has the id {number!r}; expected a whole number")
+            if number in numbers:
+                raise DataError(f"{files[split]}: category {number} is both {numbers[number]!r} and {name!r}")
+            numbers[number] = name
+        if twice := [name for name, count in Counter(numbers.values()).items() if count > 1]:
+            raise DataError(f"{files[split]}: several categories are called {twice[0]!r}; rename or join them")
+        if not numbers:
+            raise DataError(f"{files[split]}: has no categories")
+        found[split] = numbers
+    (first, expected), *others = found.items()
+    for split, numbers in others:
+        if numbers != expected:
+            differing = sorted(set(numbers.items()) ^ set(expected.items()))[0]
+            raise DataError(
+                f"{files[split]}: other categories than {files[first].name} ({differing[0]}: {differing[1]!r} is in "
+                "one of them alone); give all files the same"
+            )
+    return tuple(expected[number] for number in sorted(expected))
+
+
+def _pictures(
+    content: Mapping[str, Any], root: Path, file: Path, *, faults: list[str], notes: list[str]
+) -> Iterator[Annotated]:
+    shown = file.relative_to(root).as_posix()
+    names = {row["id"]: str(row["name"]) for row in content["categories"]}
+    images = dict[Any, dict[str, Any]]()
+    for row in content["images"]:
+        if row["id"] in images:
+            faults.append(
+                f"{shown}: two images have the id {row['id']}: {images[row['id']]['file_name']} and {row['file_name']}"
+            )
+        images[row["id"]] = row
+    objects: dict[Any, list[Object]] = {number: [] for number in images}
+    ids = Counter(row.get("id") for row in content["annotations"])
+    if twice := [number for number, count in ids.items() if count > 1 and number is not None]:
+        notes.append(
+            f"{shown}: ids of annotations that are there more than once, counted as different boxes: {len(twice)} "
+            f"({twice[0]}…)"
+        )
+    for index, row in enumerate(content["annotations"]):
+        where = f"annotation {row['id']}" if "id" in row else f"annotations[{index}]"
+        if row["image_id"] not in images:
+            faults.append(f"{shown}, {where}: image {row['image_id']} is none of its images")
+        elif (name := names.get(row.get("category_id"))) is None:
+            known = ", ".join(f"{number} {name}" for number, name in list(names.items())[:10])
+            faults.append(f"{shown}, {where}: category {row.get('category_id')} is none of its categories ({known})")
+        elif (box := _numbers(row.get("bbox"))) is None:
+            faults.append(
+                f"{shown}, {where}: bbox is {row.get('bbox')!r}; expected [left, top, width, height] in pixels"
+            )
+        else:
+            left, top, width, height = box
+            area = row.get("area")
+            given = float(area) if isinstance(area, int | float) and math.isfinite(area) else None
+            objects[row["image_id"]].append(
+                Object(where, name, (left, top, left + width, top + height), bool(row.get("iscrowd", 0)), given)
+            )
+    for number, row in images.items():
+        source = _find(str(row["file_name"]), root, file)
+        sides = row.get("height"), row.get("width")
+        if not all(isinstance(side, int) and side > 0 for side in sides):
+            faults.append(
+                f"{shown}: image {number} ({row['file_name']}) has the size {sides[1]} × {sides[0]}; expected pixels"
+            )
+            continue
+        inside = source.relative_to(root) if source.is_relative_to(root) else source
+        yield Annotated(source, inside.as_posix(), shown, (int(sides[0] or 0), int(sides[1] or 0)), objects[number])
+
+
+def _numbers(box: object) -> tuple[float, float, float, float] | None:
+    if not isinstance(box, list) or len(box) != 4:
+        return None
+    if not all(isinstance(side, int | float) and not isinstance(side, bool) and math.isfinite(side) for side in box):
+        return None
+    left, top, width, height = map(float, box)
+    return left, top, width, height
+
+
+def _find(file_name: str, root: Path, file: Path) -> Path:
+    """Where a picture of `file` lies; where it is nowhere, the place that was looked at first."""
+    splits = _splits_named(file.relative_to(root))
+    others = [other for other, name in SPLIT_NAMES.items() if name in splits]
+    folders = [f"{stem}{year}" for stem in others for year in ("", "2017", "2014")]
+    places = [*(root / folder for folder in folders), root, file.parent, *(root / "images" / f for f in ("", *folders))]
+    candidates = [place / file_name for place in places]
+    return next((path for path in candidates if path.is_file() or path.is_symlink()), candidates[0])

@@ -1,0 +1,181 @@
+"""`WideResNetFPN`, the backbone's stages as a feature pyramid, and torchvision's detectors on it.
+
+The detectors are torchvision's own, with its heads, losses and choice of boxes; here are the pyramid, anchors for small
+pictures, and one table of heads. They are given normalised batches as they are: their own resizing is switched off.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, RPNHead, TwoMLPHead
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
+
+from wideresnet.model import WideResidualBlock, WideResNetBackbone
+
+Target = dict[str, Tensor]
+"""boxes float32 [M, 4] (left, top, right, bottom), labels int64 [M]: what torchvision's detectors learn from."""
+
+MOST_BOXES = 100  # of one picture, as COCO counts them
+RATIOS = (0.5, 1.0, 2.0)  # height to width, of anchors
+_HIDDEN = 256  # of Faster R-CNN's two layers for a region: a quarter of the paper's, for few classes on small pictures
+
+
+class WideResNetFPN(nn.Module):
+    """Backbone → feature pyramid, by the contract of torchvision's `BackboneWithFPN`.
+
+    x [N, in_channels, H, W] → ordered maps "1", "2", "3" of the stages asked for, each [N, out_channels, H/s, W/s] with
+    s = `strides[i]` (rounded up at each halving), then extra levels "4", "5"…, each half as large as the one before.
+    A pre-activation stage ends in a sum; here each gets the BN and the activation that it owes its reader: stage 3 the
+    backbone's own, which a classifier has trained, the others new ones. Raises ValueError on stages that are none and
+    on numbers that cannot be. Source: Lin et al. 2017; extra levels as in Tian et al. 2019.
+    """
+
+    def __init__(
+        self,
+        backbone: WideResNetBackbone,
+        out_channels: int = 128,
+        *,
+        stages: Sequence[int] = (1, 2, 3),
+        extra_levels: int = 2,
+    ) -> None:
+        super().__init__()
+        stages = tuple(stages)
+        if not stages or stages != tuple(sorted({*stages} & {1, 2, 3})):
+            raise ValueError(f"stages={stages}: expected some of 1, 2, 3, in this order")
+        for name, value, least in (("out_channels", out_channels, 1), ("extra_levels", extra_levels, 0)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name}={value!r}: expected a whole number from {least}")
+        self.body, self.stages, self.out_channels = backbone, stages, out_channels
+        widths = [_width(getattr(backbone, f"stage{stage}")) for stage in stages]
+        self.norms = nn.ModuleDict(
+            {str(s): _like(backbone.bn, width) for s, width in zip(stages, widths, strict=True) if s != 3}
+        )
+        extra = ExtraLevels(out_channels, extra_levels) if extra_levels else None
+        self.fpn = FeaturePyramidNetwork(widths, out_channels, extra)
+        own = [backbone.stem_stride * 2 ** (stage - 1) for stage in stages]
+        self.strides = (*own, *(own[-1] * 2**level for level in range(1, extra_levels + 1)))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        maps = OrderedDict[str, Tensor]()
+        for stage, raw in zip((1, 2, 3), self.body.stages(x), strict=True):
+            if stage in self.stages:
+                norm = self.body.bn if stage == 3 else self.norms[str(stage)]
+                maps[str(stage)] = self.body.activation(norm(raw))
+        found: dict[str, Tensor] = self.fpn(maps)
+        return found
+
+
+class ExtraLevels(ExtraFPNBlock):  # type: ignore[misc]
+    """Levels above the pyramid's last: each a 3×3 convolution with stride 2 of the one before, activated but for the
+    first, as torchvision's P6 and P7."""
+
+    def __init__(self, channels: int, num: int) -> None:
+        super().__init__()
+        convs = [nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(num)]
+        for conv in convs:  # as torchvision's
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+        self.convs = nn.ModuleList(convs)
+
+    def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:  # noqa: ARG002 - torchvision's own signature
+        for number, conv in enumerate(self.convs):
+            results.append(conv(F.relu(results[-1]) if number else results[-1]))
+            names.append(str(int(names[-1]) + 1))
+        return results, names
+
+
+def _width(stage: nn.Sequential) -> int:
+    last = stage[-1]
+    assert isinstance(last, WideResidualBlock)
+    return last.out_ch
+
+
+def _like(norm: nn.Module, channels: int) -> nn.Module:
+    if not isinstance(norm, nn.BatchNorm2d):
+        return nn.Identity()
+    return nn.BatchNorm2d(channels, eps=norm.eps, momentum=norm.momentum)
+
+
+def _group_norm(channels: int) -> nn.Module:
+    """As FCOS's own head has it: batches of detectors are small."""
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+class AsGiven(GeneralizedRCNNTransform):  # type: ignore[misc]
+    """In the place of torchvision's own resizing and normalising: pictures come as the network sees them. (Its option
+    to leave out the resizing holds in training alone.)"""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1, [0.0], [1.0], size_divisible=1)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        return image
+
+    def resize(self, image: Tensor, target: Target | None = None) -> tuple[Tensor, Target | None]:
+        return image, target
+
+
+def retinanet(fpn: WideResNetFPN, num_classes: int) -> RetinaNet:
+    """RetinaNet (Lin et al. 2017b): three sizes and three shapes of anchors a level, the smallest four strides long."""
+    sizes = tuple(tuple(round(4 * stride * 2 ** (i / 3)) for i in range(3)) for stride in fpn.strides)
+    anchors = AnchorGenerator(sizes, (RATIOS,) * len(sizes))
+    head = RetinaNetHead(fpn.out_channels, anchors.num_anchors_per_location()[0], num_classes, _group_norm)
+    model = RetinaNet(fpn, num_classes, anchor_generator=anchors, head=head, detections_per_img=MOST_BOXES)
+    model.transform = AsGiven()
+    return model
+
+
+def fcos(fpn: WideResNetFPN, num_classes: int) -> FCOS:
+    """FCOS (Tian et al. 2019): no anchors; a level finds the objects of four to eight of its strides, the first all
+    smaller ones, the last all larger ones."""
+    anchors = AnchorGenerator(tuple((stride,) for stride in fpn.strides), ((1.0,),) * len(fpn.strides))
+    head = FCOSHead(fpn.out_channels, 1, num_classes)
+    model = FCOS(
+        fpn,
+        num_classes,
+        anchor_generator=anchors,
+        head=head,
+        score_thresh=0.05,
+        detections_per_img=MOST_BOXES,
+    )
+    model.transform = AsGiven()
+    return model
+
+
+def faster_rcnn(fpn: WideResNetFPN, num_classes: int) -> FasterRCNN:
+    """Faster R-CNN (Ren et al. 2015) with Lin et al. 2017's pyramid: one size of anchors a level, eight strides long.
+
+    torchvision counts the background as class 0: its answers are one higher than the classes here.
+    """
+    sizes = tuple((8 * stride,) for stride in fpn.strides)
+    anchors = AnchorGenerator(sizes, (RATIOS,) * len(sizes))
+    rpn = RPNHead(fpn.out_channels, anchors.num_anchors_per_location()[0])
+    pool = MultiScaleRoIAlign([str(stage) for stage in fpn.stages], output_size=7, sampling_ratio=2)
+    model = FasterRCNN(
+        fpn,
+        rpn_anchor_generator=anchors,
+        rpn_head=rpn,
+        box_roi_pool=pool,
+        box_head=TwoMLPHead(fpn.out_channels * 7**2, _HIDDEN),
+        box_predictor=FastRCNNPredictor(_HIDDEN, num_classes + 1),
+        box_detections_per_img=MOST_BOXES,
+    )
+    model.transform = AsGiven()
+    return model
+
+
+HEADS: Mapping[str, Callable[[WideResNetFPN, int], nn.Module]] = MappingProxyType(
+    {"fcos": fcos, "retinanet": retinanet, "faster_rcnn": faster_rcnn}
+)
+"""Name → what puts such a detector on a pyramid, for so many classes."""

@@ -1,0 +1,144 @@
+"""YOLO's text files → `Found`: beside a folder `images` one `labels`, with a file of the same name for each picture.
+
+A line is a class's number, then the box as fractions of the upright picture: middle x, middle y, width, height; or
+three corners of a polygon and more, whose box is taken. Class names stand in data.yaml, classes.txt or obj.names. A
+picture without a file, or with an empty one, has no boxes.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from wideresnet.data.folders import files_in, pictures_below, subfolders
+from wideresnet.data.listing import ALL, SPLIT_NAMES
+from wideresnet.detection.annotated import Annotated, Found, Object
+from wideresnet.errors import DataError, missing_extra
+
+_LISTS = ("classes.txt", "obj.names")
+
+
+def is_yolo(source: str) -> bool:
+    """A .yaml file, or a folder with folders `images` and `labels` in it or in those of its splits."""
+    path = Path(source)
+    if path.is_file():
+        return path.suffix.lower() in (".yaml", ".yml")
+    return path.is_dir() and bool(_pairs(path))
+
+
+def read_yolo(source: str) -> Found:
+    """Raises DataError on folders without class names; what is wrong with single lines is told of in `faults`."""
+    path = Path(source)
+    root = path if path.is_dir() else path.parent
+    pairs = _pairs(root)
+    if not pairs:
+        raise DataError(
+            f"{root}: no folders images and labels beside {path.name}; expected images/train, labels/train…"
+        )
+    names, faults = _class_names(path, root), list[str]()
+    splits = {}
+    for split, (images, labels) in pairs.items():
+        splits[split] = [
+            _picture(each, images, labels, root=root, names=names, faults=faults) for each in pictures_below(images)
+        ]
+    where = root.resolve()
+    return Found(name=where.name, place=str(path.resolve()), class_names=names, splits=splits, faults=faults)
+
+
+def _pairs(root: Path) -> dict[str, tuple[Path, Path]]:
+    """Split → its folders of pictures and of labels."""
+    found = dict[str, tuple[Path, Path]]()
+    if (root / "images").is_dir() and (root / "labels").is_dir():
+        splits = {SPLIT_NAMES[f.name.lower()]: f for f in subfolders(root / "images") if f.name.lower() in SPLIT_NAMES}
+        found = {split: (images, root / "labels" / images.name) for split, images in splits.items()}
+        found = found or {ALL: (root / "images", root / "labels")}
+    else:
+        for folder in subfolders(root):
+            split = SPLIT_NAMES.get(folder.name.lower())
+            if split and (folder / "images").is_dir() and (folder / "labels").is_dir():
+                found[split] = (folder / "images", folder / "labels")
+    return {split: found[split] for split in (ALL, *dict.fromkeys(SPLIT_NAMES.values())) if split in found}
+
+
+def _class_names(path: Path, root: Path) -> tuple[str, ...]:
+    for name in _LISTS if path.is_dir() else ():
+        if (root / name).is_file():
+            lines = _text(root / name).splitlines()
+            return _distinct([line.strip() for line in lines if line.strip()], root / name)
+    files = list(files_in(root, (".yaml", ".yml"))) if path.is_dir() else [path]
+    if len(files) != 1:
+        which = (
+            f"several files could: {', '.join(file.name for file in files)}; name one as DATA" if files else "none says"
+        )
+        raise DataError(f"{root}: what its classes are called, {which}. Expected data.yaml with names, or classes.txt")
+    content = _yaml(files[0])
+    names = content.get("names") if isinstance(content, dict) else None
+    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+        names = [names[number] for number in sorted(names)]
+    if not isinstance(names, list) or not names:
+        raise DataError(f"{files[0]}: names is {names!r}; expected a list, or 0: NAME, 1: NAME, …")
+    return _distinct([str(name) for name in names], files[0])
+
+
+def _distinct(names: Sequence[str], file: Path) -> tuple[str, ...]:
+    if not names:
+        raise DataError(f"{file}: holds no class name")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"{file}: several classes are called {twice[0]!r}; rename or join them")
+    return tuple(names)
+
+
+def _yaml(file: Path) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise missing_extra(f"reading {file.name}", "detect") from None
+    try:
+        return yaml.safe_load(_text(file))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not text: byte {error.start} is no UTF-8") from error
+
+
+def _picture(
+    picture: Path, images: Path, labels: Path, *, root: Path, names: Sequence[str], faults: list[str]
+) -> Annotated:
+    file = (labels / picture.relative_to(images)).with_suffix(".txt")
+    shown = file.relative_to(root).as_posix()
+    objects = list(_objects(file, shown, names, faults)) if file.exists() else []
+    return Annotated(picture, picture.relative_to(root).as_posix(), shown, None, objects)
+
+
+def _objects(file: Path, shown: str, names: Sequence[str], faults: list[str]) -> Iterator[Object]:
+    for number, line in enumerate(_text(file).splitlines(), 1):
+        words, where = line.split(), f"line {number}"
+        if not words:
+            continue
+        values = [float(word) for word in words if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", word)]
+        if len(values) < len(words) or not all(map(math.isfinite, values)) or not (len(values) == 5 or len(values) > 6):
+            faults.append(f"{shown}, {where}: {line.strip()[:60]!r}; expected a class's number and four fractions")
+        elif values[0] not in range(len(names)):
+            faults.append(f"{shown}, {where}: class {words[0]}; there are {len(names)}, numbered from 0")
+        elif any(not -1 <= value <= 2 for value in values[1:]):  # a box may reach beyond the picture, not so far
+            faults.append(
+                f"{shown}, {where}: {' '.join(words[1:5])}: pixels? Expected fractions of the picture's sides"
+            )
+        else:
+            yield Object(where, names[int(values[0])], _box(values[1:]))
+
+
+def _box(values: Sequence[float]) -> tuple[float, float, float, float]:
+    if len(values) == 4:
+        x, y, width, height = values
+        return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    xs, ys = values[0::2], values[1::2]
+    return min(xs), min(ys), max(xs), max(ys)
