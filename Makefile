@@ -39,10 +39,10 @@ fix: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Two at a time, each file's tests by one: many start commands, which take one core each. torch's threads that wait for
-# one another let the other's compute.
+# Two at a time, each file's tests by one, those of faults/ first, which take longest: many start commands, which take
+# one core each. torch's threads that wait for one another let the other's compute.
 test: setup
-	OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n 2 --dist loadfile --cov --cov-report=term
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 # Slow code that watches itself: out of bounds, undefined, racing. Beside the library that is used, which stays.
 sanitize: setup

@@ -270,6 +270,15 @@ def test_workers_end_soon_after_a_process_that_was_killed(mixed: Path, number: s
 
 
 @linux
+def test_a_worker_that_begins_when_the_main_process_is_gone_already_ends_too() -> None:
+    code = (
+        "import time; from wideresnet.data import workers; workers._begin(2**22 + 1, 0); time.sleep(60)"  # no process
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 1, done.stderr
+
+
+@linux
 def test_a_signal_while_workers_begin_is_neither_lost_nor_theirs(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "_MANY", 1)
     before = children()

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def loader(dataset: Dataset[Any], order: Iterable[Any], num_workers: int, *, per
         num_workers=num_workers,
         persistent_workers=persistent,
         collate_fn=_as_it_is,
-        worker_init_fn=_begin,
+        worker_init_fn=partial(_begin, os.getpid()),
         # fork, where there is one: workers begin at once and share the list of sources, and a script that trains needs
         # no `if __name__ == "__main__"`. They use neither the GPU nor torch's threads, which do not survive a fork.
         multiprocessing_context=multiprocessing.get_context("fork") if _FORKS else None,
@@ -92,10 +93,11 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _begin(_: int) -> None:
+def _begin(parent: int, _: int) -> None:
     """Ctrl-C and SIGTERM often reach all processes of a group: the main one decides when to stop, not its workers. But
-    they outlive it by no more than seconds: torch's own watch is blind while a worker waits to hand a batch over."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    they outlive it by no more than seconds: torch's own watch is blind while a worker waits to hand a batch over.
+    parent: its number, told by itself; asked for here, it may be gone already, and another in its place."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGALRM"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
