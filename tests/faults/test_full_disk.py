@@ -1,6 +1,6 @@
 """A disk that is full from any moment on: the run stops whole and says so, and goes on once there is room.
 
-`WRN_FAULTS=200 pytest tests/faults/test_full_disk.py` is what docs/numbers.md has.
+`WRN_FAULTS=240 pytest tests/faults/test_full_disk.py` is what docs/numbers.md has.
 """
 
 import random
