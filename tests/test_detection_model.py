@@ -61,7 +61,7 @@ def test_a_stride_in_the_stem_adds_no_weights_so_that_a_classifier_s_fit() -> No
     assert tuple(backbone.eval()(x).shape) == (1, 64, 2, 3)
 
 
-@pytest.mark.parametrize("stem_stride", [0, 3, 8, -1])
+@pytest.mark.parametrize("stem_stride", [0, 3, 8, True, 2.0])
 def test_a_stride_that_cannot_be_is_named(stem_stride: int) -> None:
     with pytest.raises(ValueError, match=f"stem_stride={stem_stride!r}: expected 1, 2 or 4"):
         WideResNetBackbone(10, 1, stem_stride=stem_stride)
@@ -189,3 +189,20 @@ def test_the_python_of_the_page_on_boxes_runs_as_it_stands(monkeypatch: pytest.M
     assert names["found"].ap == 1
     losses = names["model"]([torch.rand(3, 320, 320)] * 2, targets(3, first=0))
     assert torch.isfinite(sum(losses.values()))
+
+
+@given(st.integers(1, 120), st.integers(1, 120), st.sampled_from([1, 2, 4]))
+def test_anchors_stand_a_stride_apart_whatever_the_size(height: int, width: int, stem_stride: int) -> None:
+    fpn = WideResNetFPN(WideResNetBackbone(10, 1, stem_stride=stem_stride), 32, extra_levels=1)
+    model: Any = HEADS["fcos"](fpn, 2).eval()
+    images, _ = model.transform([torch.rand(3, height, width)])
+    with torch.no_grad():
+        maps = list(fpn(images.tensors).values())
+    (anchors,) = model.anchor_generator(images, maps)
+    corners = [
+        torch.stack(torch.meshgrid(torch.arange(m.shape[2]), torch.arange(m.shape[3]), indexing="ij"), -1) * stride
+        for m, stride in zip(maps, fpn.strides, strict=True)
+    ]
+    expected = torch.cat([one.flatten(0, 1) for one in corners]).flip(1)  # x, y
+    assert torch.equal((anchors[:, :2] + anchors[:, 2:]) / 2, expected)
+    assert images.image_sizes == [(height, width)]

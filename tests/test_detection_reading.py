@@ -1,6 +1,7 @@
 """Boxes of any form are the same boxes; what is wrong with them is told in one list."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -314,3 +315,107 @@ def test_where_no_picture_is_found_it_says_where_it_looked(tmp_path: Path) -> No
     coco(tmp_path, {"a.png": (30, 50, [("bee", 1, 2, 3, 4)])}, ["bee"])
     with pytest.raises(DataError, match=r"none of its 1 pictures can be read:\n  train/a\.png: .*no such file"):
         read_boxes(tmp_path)
+
+
+def test_names_written_decomposed_are_the_same_in_every_form(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    pictures: dict[str, tuple[int, int, list[Box]]] = {"a.png": (30, 50, [(decomposed, 1, 2, 3, 4)])}
+    roots = {form: tmp_path / form for form in ("train", "images/train", "JPEGImages")}
+    for folder, root in roots.items():
+        picture(root / folder / "a.png", 30, 50)
+    coco(roots["train"], pictures, [decomposed])
+    yolo(roots["images/train"], pictures, [decomposed])
+    voc(roots["JPEGImages"], pictures)
+    assert {read_boxes(root).class_names for root in roots.values()} == {(composed,)}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"image_id": {}}, "annotations[0] has the id {}; expected a number or a text"),
+        ({"category_id": [1]}, "annotations[0] has the id [1]"),
+        ({"category_id": True}, "annotations[0] has the id True"),
+        ({"bbox": [1, 2, 10**400, 4]}, "annotation 2: bbox is [1, 2, 1000"),
+        ({"iscrowd": "0"}, "annotation 2: iscrowd is '0'; expected 0 or 1"),
+    ],
+)
+def test_values_of_coco_that_cannot_be_are_named(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
+    picture(tmp_path / "train" / "a.png", 30, 50)
+    row = {"id": 2, "image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}
+    coco(tmp_path, {"a.png": (30, 50, [])}, ["bee"], annotations=[row | change])
+    with pytest.raises(DataError) as caught:
+        read_boxes(tmp_path)
+    assert expected in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_an_area_that_cannot_be_is_the_box_s_and_a_crowd_is_no_double(tmp_path: Path) -> None:
+    picture(tmp_path / "train" / "a.png", 30, 50)
+    row = {"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4]}
+    rows = [{**row, "id": 1, "area": -5}, {**row, "id": 2, "iscrowd": 1, "area": 10**400}]
+    coco(tmp_path, {"a.png": (30, 50, [])}, ["bee"], annotations=rows)
+    boxes = only(read_boxes(tmp_path))
+    assert boxes.areas.tolist() == [12, 12]
+    assert boxes.crowd.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("names", ["names: {0: a, b: c}", "names: [2001-13-45, [1]]", "names:", "a: &a [*a]"])
+def test_a_data_yaml_without_names_is_one_line(tmp_path: Path, names: str) -> None:
+    picture(tmp_path / "images" / "train" / "a.png", 30, 50)
+    yolo(tmp_path, {"a.png": (30, 50, [])}, ["bee"])
+    (tmp_path / "data.yaml").write_text(names, encoding="utf-8")
+    with pytest.raises(DataError, match=r"data\.yaml: "):
+        read_boxes(tmp_path)
+
+
+def test_classes_of_yolo_are_texts_and_have_their_line_s_number(tmp_path: Path) -> None:
+    picture(tmp_path / "images" / "train" / "a.png", 30, 50)
+    yolo(tmp_path, {"a.png": (30, 50, [("no", 1, 2, 3, 4)])}, ["yes", "no"])
+    (tmp_path / "data.yaml").write_text("names: [yes, no]", encoding="utf-8")
+    assert read_boxes(tmp_path).class_names == ("yes", "no")
+    (tmp_path / "classes.txt").write_text("ape\n\ncow\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"classes\.txt: line 2 is empty"):
+        read_boxes(tmp_path)
+    (tmp_path / "classes.txt").write_text("ape\ncow\n\n", encoding="utf-8")
+    assert only(read_boxes(tmp_path)).labels.tolist() == [1]
+
+
+@pytest.mark.parametrize("line", ["0 .5 .5 .2 .2 .9 .9 2", "0 .5 .5 .2 .2 .9"])
+def test_keypoints_are_no_polygon(tmp_path: Path, line: str) -> None:
+    picture(tmp_path / "images" / "train" / "a.png", 30, 50)
+    yolo(tmp_path, {"a.png": (30, 50, [])}, ["bee"])
+    (tmp_path / "labels" / "train" / "a.txt").write_text(line, encoding="utf-8")
+    with pytest.raises(DataError, match="expected a class's number and four fractions"):
+        read_boxes(tmp_path)
+
+
+def test_difficult_objects_of_voc_are_crowds(tmp_path: Path) -> None:
+    picture(tmp_path / "JPEGImages" / "a.png", 30, 50)
+    voc(tmp_path, {"a.png": (30, 50, [("bee", 1, 2, 3, 4), ("bee", 5, 6, 9, 9)])})
+    file = tmp_path / "Annotations" / "a.xml"
+    text = file.read_text(encoding="utf-8").replace("</name>", "</name><difficult>1</difficult>", 1)
+    file.write_text(text, encoding="utf-8")
+    assert only(read_boxes(tmp_path)).crowd.tolist() == [True, False]
+
+
+def test_names_that_are_too_long_and_pipes_are_told_and_do_not_block(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        read_boxes("a" * 300)
+    coco(tmp_path, {"a" * 300 + ".png": (30, 50, [("bee", 1, 2, 3, 4)])}, ["bee"])
+    with pytest.raises(DataError, match="none of its 1 pictures can be read"):
+        read_boxes(tmp_path)
+    other = tmp_path / "other"
+    picture(other / "images" / "train" / "a.png", 30, 50)
+    yolo(other, {"a.png": (30, 50, [])}, ["bee"])
+    (other / "labels" / "train" / "a.txt").unlink()
+    os.mkfifo(other / "labels" / "train" / "a.txt")
+    with pytest.raises(DataError, match=r"a\.txt: no file of text"):
+        read_boxes(other)
+
+
+def test_a_json_that_begins_with_a_byte_order_mark_is_read_like_any_other(tmp_path: Path) -> None:
+    picture(tmp_path / "train" / "a.png", 30, 50)
+    coco(tmp_path, {"a.png": (30, 50, [("bee", 1, 2, 3, 4)])}, ["bee"])
+    file = tmp_path / "annotations" / "instances_train.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(only(read_boxes(tmp_path))) == 1

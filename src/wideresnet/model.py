@@ -195,7 +195,7 @@ class WideResNetBackbone(nn.Module):
         _check_depth(depth, variant)
         _check_at_least_one("widen_factor", widen_factor)
         _check_at_least_one("in_channels", in_channels)
-        if stem_stride not in (1, 2, 4):
+        if not isinstance(stem_stride, int) or isinstance(stem_stride, bool) or stem_stride not in (1, 2, 4):
             raise ValueError(f"stem_stride={stem_stride!r}: expected 1, 2 or 4")
         base, n = 16, (depth - 4) // 6
         n1, n2, n3 = variant.num_blocks or (n, n, n)

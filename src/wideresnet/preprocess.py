@@ -35,12 +35,20 @@ class Placement:
 
     def of_boxes(self, boxes: Tensor) -> Tensor:
         """Of the picture's boxes [M, 4] (left, top, right, bottom): where they lie in what the network sees."""
-        return boxes * boxes.new_tensor([self.scale_x, self.scale_y] * 2) + boxes.new_tensor([self.left, self.top] * 2)
+        scales, offsets = self._sides(boxes)
+        return boxes * scales + offsets
 
     def boxes_of(self, boxes: Tensor) -> Tensor:
         """The reverse."""
-        return (boxes - boxes.new_tensor([self.left, self.top] * 2)) / boxes.new_tensor(
-            [self.scale_x, self.scale_y] * 2
+        scales, offsets = self._sides(boxes)
+        return (boxes - offsets) / scales
+
+    def _sides(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Scales and offsets, of left, top, right, bottom; never in whole numbers, as the boxes may be."""
+        dtype = boxes.dtype if boxes.is_floating_point() else torch.get_default_dtype()
+        scales, offsets = [self.scale_x, self.scale_y] * 2, [self.left, self.top] * 2
+        return torch.tensor(scales, dtype=dtype, device=boxes.device), torch.tensor(
+            offsets, dtype=dtype, device=boxes.device
         )
 
 

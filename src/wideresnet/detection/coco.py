@@ -4,9 +4,13 @@ Source: Lin et al. 2014, and cocodataset.org's page "Data format". A box is [lef
 first pixel's left edge being 0. Categories may have any numbers; classes are in the order of these.
 """
 
+import codecs
 import json
 import math
+import os
 import re
+import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,7 +36,8 @@ def read_coco(source: str) -> Found:
     path = Path(source)
     root = path if path.is_dir() else path.parent
     if path.is_file() and root.resolve().name == "annotations":
-        root = root.parent
+        root = root.resolve().parent
+        path = root / "annotations" / path.name
     files = _files(path) if path.is_dir() else {ALL: path}
     contents = {split: _content(file) for split, file in files.items()}
     names = _class_names(files, contents)
@@ -76,19 +81,23 @@ def _splits_named(file: Path) -> list[str]:
 def _begins_as_coco(file: Path) -> bool:
     """The whole may be hundreds of megabytes; its parts stand in any order, each with its name."""
     try:
+        if not file.is_file():  # a pipe would block
+            return False
         with file.open("rb") as opened:
             head = opened.read(1 << 16)
             opened.seek(max(0, file.stat().st_size - (1 << 16)))
             ends = head + opened.read()
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
-    return ends.lstrip()[:1] == b"{" and any(f'"{part}"'.encode() in ends for part in ("images", "annotations"))
+    return ends.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"{" and any(
+        f'"{part}"'.encode() in ends for part in ("images", "annotations")
+    )
 
 
 def _content(file: Path) -> dict[str, list[dict[str, Any]]]:
     """images, annotations and categories, each a list of objects with the field that all of its have."""
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -104,6 +113,13 @@ def _content(file: Path) -> dict[str, list[dict[str, Any]]]:
         if not isinstance(rows, list):
             raise DataError(f"{file}: has no list {part!r}; expected COCO's images, annotations and categories")
         for number, row in enumerate(rows):
+            ids = (
+                [row[name] for name in ("id", "image_id", "category_id") if name in row]
+                if isinstance(row, dict)
+                else []
+            )
+            if odd := [one for one in ids if not isinstance(one, int | str) or isinstance(one, bool)]:
+                raise DataError(f"{file}: {part}[{number}] has the id {str(odd[0])[:40]}; expected a number or a text")
             if not isinstance(row, dict) or field not in row or (part != "annotations" and "id" not in row):
                 raise DataError(
                     f"{file}: {part}[{number}] has no {field!r}" + ("" if part == "annotations" else " or 'id'")
@@ -117,7 +133,7 @@ def _class_names(files: Mapping[str, Path], contents: Mapping[str, Mapping[str, 
     for split, content in contents.items():
         numbers = dict[Any, str]()
         for row in content["categories"]:
-            number, name = row["id"], str(row["name"])
+            number, name = row["id"], unicodedata.normalize("NFC", str(row["name"]))
             if not isinstance(number, int) or isinstance(number, bool):
                 raise DataError(f"{files[split]}: category {name!r} has the id {number!r}; expected a whole number")
             if number in numbers:
@@ -143,7 +159,7 @@ def _pictures(
     content: Mapping[str, Any], root: Path, file: Path, *, faults: list[str], notes: list[str]
 ) -> Iterator[Annotated]:
     shown = file.relative_to(root).as_posix()
-    names = {row["id"]: str(row["name"]) for row in content["categories"]}
+    names = {row["id"]: unicodedata.normalize("NFC", str(row["name"])) for row in content["categories"]}
     images = dict[Any, dict[str, Any]]()
     for row in content["images"]:
         if row["id"] in images:
@@ -165,16 +181,18 @@ def _pictures(
         elif (name := names.get(row.get("category_id"))) is None:
             known = ", ".join(f"{number} {name}" for number, name in list(names.items())[:10])
             faults.append(f"{shown}, {where}: category {row.get('category_id')} is none of its categories ({known})")
+        elif (crowd := row.get("iscrowd", 0)) not in (0, 1):
+            faults.append(f"{shown}, {where}: iscrowd is {str(crowd)[:40]!r}; expected 0 or 1")
         elif (box := _numbers(row.get("bbox"))) is None:
             faults.append(
-                f"{shown}, {where}: bbox is {row.get('bbox')!r}; expected [left, top, width, height] in pixels"
+                f"{shown}, {where}: bbox is {repr(row.get('bbox'))[:80]}; expected [left, top, width, height] in pixels"
             )
         else:
             left, top, width, height = box
-            area = row.get("area")
-            given = float(area) if isinstance(area, int | float) and math.isfinite(area) else None
+            area = _number(row.get("area"))
+            given = area if area is not None and area > 0 else None  # of none, or less, it would be of no size
             objects[row["image_id"]].append(
-                Object(where, name, (left, top, left + width, top + height), bool(row.get("iscrowd", 0)), given)
+                Object(where, name, (left, top, left + width, top + height), bool(crowd), given)
             )
     for number, row in images.items():
         source = _find(str(row["file_name"]), root, file)
@@ -191,10 +209,17 @@ def _pictures(
 def _numbers(box: object) -> tuple[float, float, float, float] | None:
     if not isinstance(box, list) or len(box) != 4:
         return None
-    if not all(isinstance(side, int | float) and not isinstance(side, bool) and math.isfinite(side) for side in box):
+    left, top, width, height = map(_number, box)
+    if left is None or top is None or width is None or height is None:
         return None
-    left, top, width, height = map(float, box)
     return left, top, width, height
+
+
+def _number(value: object) -> float | None:
+    """None of what is none, or not finite."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or abs(value) > sys.float_info.max:
+        return None
+    return float(value) if math.isfinite(value) else None
 
 
 def _find(file_name: str, root: Path, file: Path) -> Path:
@@ -204,4 +229,4 @@ def _find(file_name: str, root: Path, file: Path) -> Path:
     folders = [f"{stem}{year}" for stem in others for year in ("", "2017", "2014")]
     places = [*(root / folder for folder in folders), root, file.parent, *(root / "images" / f for f in ("", *folders))]
     candidates = [place / file_name for place in places]
-    return next((path for path in candidates if path.is_file() or path.is_symlink()), candidates[0])
+    return next((path for path in candidates if os.path.lexists(path)), candidates[0])

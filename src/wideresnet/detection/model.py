@@ -114,10 +114,14 @@ def _group_norm(channels: int) -> nn.Module:
 
 class AsGiven(GeneralizedRCNNTransform):  # type: ignore[misc]
     """In the place of torchvision's own resizing and normalising: pictures come as the network sees them. (Its option
-    to leave out the resizing holds in training alone.)"""
+    to leave out the resizing holds in training alone.)
 
-    def __init__(self) -> None:
-        super().__init__(1, 1, [0.0], [1.0], size_divisible=1)
+    They are padded, to the right and below, to a whole number of the coarsest level's strides: anchors are placed by
+    dividing a picture's side by its map's, and would else lie beside what they stand for.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__(1, 1, [0.0], [1.0], size_divisible=stride)
 
     def normalize(self, image: Tensor) -> Tensor:
         return image
@@ -132,7 +136,7 @@ def retinanet(fpn: WideResNetFPN, num_classes: int) -> RetinaNet:
     anchors = AnchorGenerator(sizes, (RATIOS,) * len(sizes))
     head = RetinaNetHead(fpn.out_channels, anchors.num_anchors_per_location()[0], num_classes, _group_norm)
     model = RetinaNet(fpn, num_classes, anchor_generator=anchors, head=head, detections_per_img=MOST_BOXES)
-    model.transform = AsGiven()
+    model.transform = AsGiven(max(fpn.strides))
     return model
 
 
@@ -149,7 +153,7 @@ def fcos(fpn: WideResNetFPN, num_classes: int) -> FCOS:
         score_thresh=0.05,
         detections_per_img=MOST_BOXES,
     )
-    model.transform = AsGiven()
+    model.transform = AsGiven(max(fpn.strides))
     return model
 
 
@@ -171,7 +175,7 @@ def faster_rcnn(fpn: WideResNetFPN, num_classes: int) -> FasterRCNN:
         box_predictor=FastRCNNPredictor(_HIDDEN, num_classes + 1),
         box_detections_per_img=MOST_BOXES,
     )
-    model.transform = AsGiven()
+    model.transform = AsGiven(max(fpn.strides))
     return model
 
 

@@ -6,6 +6,8 @@ lists in ImageSets/Main. Difficult objects count as regions that detections may 
 """
 
 import math
+import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -68,6 +70,8 @@ def _listed(file: Path, files: dict[str, Path]) -> list[Path]:
 def _picture(file: Path, root: Path, faults: list[str]) -> Annotated | None:
     shown = file.relative_to(root).as_posix()
     try:
+        if not file.is_file():  # a pipe would block
+            raise ValueError("no file")
         content = file.read_bytes()
         # Entities may unpack to gigabytes or name other files; VOC has none.
         if b"<!ENTITY" in content:
@@ -90,7 +94,7 @@ def _picture(file: Path, root: Path, faults: list[str]) -> Annotated | None:
 
 def _objects(tree: ElementTree.Element, shown: str, faults: list[str]) -> Iterator[Object]:
     for number, each in enumerate(tree.iter("object"), 1):
-        where, name = f"object {number}", (each.findtext("name") or "").strip()
+        where, name = f"object {number}", unicodedata.normalize("NFC", (each.findtext("name") or "").strip())
         texts = [each.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
         values = [_number(text) for text in texts]
         if not name:
@@ -116,4 +120,4 @@ def _find(filename: str | None, file: Path, root: Path) -> Path:
     folders: Sequence[Path] = [root / "JPEGImages", file.parent, root / "images", root]
     given = [folder / filename.strip() for folder in folders] if filename and filename.strip() else []
     named = [folder / (file.stem + ending) for folder in folders for ending in sorted(SUFFIXES)]
-    return next((path for path in (*given, *named) if path.is_file() or path.is_symlink()), (*given, named[0])[0])
+    return next((path for path in (*given, *named) if os.path.lexists(path)), (*given, named[0])[0])

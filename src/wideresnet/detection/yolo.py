@@ -6,7 +6,7 @@ picture without a file, or with an empty one, has no boxes.
 """
 
 import math
-import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,12 @@ def _pairs(root: Path) -> dict[str, tuple[Path, Path]]:
 def _class_names(path: Path, root: Path) -> tuple[str, ...]:
     for name in _LISTS if path.is_dir() else ():
         if (root / name).is_file():
-            lines = _text(root / name).splitlines()
-            return _distinct([line.strip() for line in lines if line.strip()], root / name)
+            lines = [line.strip() for line in _text(root / name).rstrip().splitlines()]
+            if "" in lines:
+                raise DataError(
+                    f"{root / name}: line {lines.index('') + 1} is empty, and a class by its number; remove it"
+                )
+            return _distinct(lines, root / name)
     files = list(files_in(root, (".yaml", ".yml"))) if path.is_dir() else [path]
     if len(files) != 1:
         which = (
@@ -74,11 +78,15 @@ def _class_names(path: Path, root: Path) -> tuple[str, ...]:
         raise DataError(f"{root}: what its classes are called, {which}. Expected data.yaml with names, or classes.txt")
     content = _yaml(files[0])
     names = content.get("names") if isinstance(content, dict) else None
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
-        names = [names[number] for number in sorted(names)]
-    if not isinstance(names, list) or not names:
-        raise DataError(f"{files[0]}: names is {names!r}; expected a list, or 0: NAME, 1: NAME, …")
-    return _distinct([str(name) for name in names], files[0])
+    if isinstance(names, dict) and names.keys() == set(map(str, range(len(names)))):
+        names = [names[str(number)] for number in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise DataError(f"{files[0]}: its names are no list of texts, nor 0: NAME, 1: NAME, …, which are expected")
+    if isinstance(content, dict) and "kpt_shape" in content:
+        raise DataError(
+            f"{files[0]}: tells of keypoints (kpt_shape), which are not read; expected lines with boxes alone"
+        )
+    return _distinct(names, files[0])
 
 
 def _distinct(names: Sequence[str], file: Path) -> tuple[str, ...]:
@@ -86,7 +94,7 @@ def _distinct(names: Sequence[str], file: Path) -> tuple[str, ...]:
         raise DataError(f"{file}: holds no class name")
     if twice := [name for name in names if names.count(name) > 1]:
         raise DataError(f"{file}: several classes are called {twice[0]!r}; rename or join them")
-    return tuple(names)
+    return tuple(unicodedata.normalize("NFC", name) for name in names)
 
 
 def _yaml(file: Path) -> Any:
@@ -95,12 +103,14 @@ def _yaml(file: Path) -> Any:
     except ImportError:
         raise missing_extra(f"reading {file.name}", "detect") from None
     try:
-        return yaml.safe_load(_text(file))
-    except (yaml.YAMLError, RecursionError) as error:
+        return yaml.load(_text(file), yaml.BaseLoader)  # texts as they stand: "no" is a class, and no False
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
         raise DataError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
 
 
 def _text(file: Path) -> str:
+    if not file.is_file():  # a pipe would block
+        raise DataError(f"{file}: no file of text")
     try:
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -123,8 +133,8 @@ def _objects(file: Path, shown: str, names: Sequence[str], faults: list[str]) ->
         words, where = line.split(), f"line {number}"
         if not words:
             continue
-        values = [float(word) for word in words if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", word)]
-        if len(values) < len(words) or not all(map(math.isfinite, values)) or not (len(values) == 5 or len(values) > 6):
+        values = _numbers(words)
+        if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
             faults.append(f"{shown}, {where}: {line.strip()[:60]!r}; expected a class's number and four fractions")
         elif values[0] not in range(len(names)):
             faults.append(f"{shown}, {where}: class {words[0]}; there are {len(names)}, numbered from 0")
@@ -134,6 +144,15 @@ def _objects(file: Path, shown: str, names: Sequence[str], faults: list[str]) ->
             )
         else:
             yield Object(where, names[int(values[0])], _box(values[1:]))
+
+
+def _numbers(words: Sequence[str]) -> list[float]:
+    """None where one of them is none."""
+    try:
+        values = list(map(float, words))
+    except ValueError:
+        return []
+    return values if all(map(math.isfinite, values)) else []
 
 
 def _box(values: Sequence[float]) -> tuple[float, float, float, float]:
