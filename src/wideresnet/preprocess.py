@@ -23,6 +23,9 @@ _AT_ONCE = 1 << 20  # values; all channels of up to 590 × 590 pixels
 _CHUNK_BYTES = 1 << 26  # counted at once by `channel_statistics`
 
 
+_Sides = tuple[int, int]  # of rows, of columns
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """A point (y, x) of a picture lies at (y · scale_y + top, x · scale_x + left) of what the network sees, in pixels,
@@ -102,47 +105,40 @@ class Preprocess:
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ValueError(f"image is {image.dtype} {list(image.shape)}; expected uint8 [H, W, 3] with H and W ≥ 1")
+        height, width = image.shape[:2]
+        (cut_y, cut_x), scaled, (top, left) = self._geometry(height, width)
         x = _planes(image, self.channels)  # [channels, H, W]
-        if self.fit == "squash":
-            return _scale(x, self.size, self.size)
-        return self._pad(x) if self.fit == "pad" else self._crop(x)
-
-    def _crop(self, x: Tensor) -> Tensor:
-        x = _cut_strip(x)
-        height, width = x.shape[1:]
-        shorter = min(height, width)
-        x = _scale(x, self.size * height // shorter, self.size * width // shorter)
-        top, left = (round((side - self.size) / 2) for side in x.shape[1:])  # half to even, as torchvision's centre
-        return x[:, top : top + self.size, left : left + self.size].contiguous()
-
-    def _pad(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:]
-        longer = max(height, width)
-        x = _scale(x, max(1, self.size * height // longer), max(1, self.size * width // longer))
-        height, width = x.shape[1:]
-        top, left = (self.size - height) // 2, (self.size - width) // 2
-        colour = torch.tensor([min(max(round(mean * 255), 0), 255) for mean in self.mean], dtype=torch.uint8)
-        canvas = colour[:, None, None].repeat(1, self.size, self.size)
-        canvas[:, top : top + height, left : left + width] = x
-        return canvas
+        x = _scale(x[:, cut_y : height - cut_y, cut_x : width - cut_x], *scaled)
+        if self.fit == "pad":
+            colour = torch.tensor([min(max(round(mean * 255), 0), 255) for mean in self.mean], dtype=torch.uint8)
+            canvas = colour[:, None, None].repeat(1, self.size, self.size)
+            canvas[:, top : top + scaled[0], left : left + scaled[1]] = x
+            return canvas
+        return x[:, -top : self.size - top, -left : self.size - left].contiguous()
 
     def placement(self, height: int, width: int) -> "Placement":
         """Where an upright picture of height × width lies in what `resize` and `normalise` make of it."""
-        cut, scaled, offset = (0, 0), (self.size, self.size), (0, 0)
+        cuts, scaled, offsets = self._geometry(height, width)
+        scale_y, scale_x = (
+            after / (side - 2 * cut) for after, side, cut in zip(scaled, (height, width), cuts, strict=True)
+        )
+        top, left = (at - cut * scale for at, cut, scale in zip(offsets, cuts, (scale_y, scale_x), strict=True))
+        return Placement(scale_y, scale_x, top + self.border, left + self.border)
+
+    def _geometry(self, height: int, width: int) -> tuple[_Sides, _Sides, _Sides]:
+        """Of rows and columns each: how many are cut off at either end; how many are made of the others; and at which
+        of the square's these begin, below 0 where they reach beyond it."""
+        if self.fit == "squash":
+            return (0, 0), (self.size, self.size), (0, 0)
         if self.fit == "pad":
             longer = max(height, width)
-            scaled = max(1, self.size * height // longer), max(1, self.size * width // longer)
-            offset = (self.size - scaled[0]) // 2, (self.size - scaled[1]) // 2
-        elif self.fit == "crop":
-            shorter = min(height, width)
-            keep = _STRIP * shorter
-            cut = max(0, height - keep) // 2, max(0, width - keep) // 2
-            height, width = height - 2 * cut[0], width - 2 * cut[1]
-            scaled = self.size * height // shorter, self.size * width // shorter
-            offset = -round((scaled[0] - self.size) / 2), -round((scaled[1] - self.size) / 2)
-        scale_y, scale_x = scaled[0] / height, scaled[1] / width
-        top, left = (at - lost * scale for at, lost, scale in zip(offset, cut, (scale_y, scale_x), strict=True))
-        return Placement(scale_y, scale_x, top + self.border, left + self.border)
+            y, x = (max(1, self.size * side // longer) for side in (height, width))
+            return (0, 0), (y, x), ((self.size - y) // 2, (self.size - x) // 2)
+        shorter = min(height, width)
+        cut_y, cut_x = (max(0, side - _STRIP * shorter) // 2 for side in (height, width))
+        y, x = (self.size * side // shorter for side in (height - 2 * cut_y, width - 2 * cut_x))
+        # Half to even, as torchvision's centre.
+        return (cut_y, cut_x), (y, x), (-round((y - self.size) / 2), -round((x - self.size) / 2))
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 [N, channels, size, size] → float32, `border` wider on each side: (images / 255 − mean) / std.
@@ -231,13 +227,6 @@ def _planes(image: npt.NDArray[np.uint8], channels: int) -> Tensor:
     red, green, blue = x.to(torch.int32)
     luma: Tensor = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue + 32768
     return (luma >> 16).to(torch.uint8)[None]
-
-
-def _cut_strip(x: Tensor) -> Tensor:
-    """[C, H, W] → the middle of a longer side beyond `_STRIP` times the shorter, cut by as much at either end."""
-    keep = _STRIP * min(x.shape[1:])
-    top, left = (max(0, side - keep) // 2 for side in x.shape[1:])
-    return x[:, top : x.shape[1] - top, left : x.shape[2] - left]
 
 
 def _scale(x: Tensor, height: int, width: int) -> Tensor:

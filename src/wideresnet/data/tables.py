@@ -14,6 +14,7 @@ from wideresnet import runtime
 from wideresnet.data import packs, patterns
 from wideresnet.data.listing import BadFile, Data
 from wideresnet.data.rows import Rows, listed
+from wideresnet.data.texts import read_text
 from wideresnet.errors import DataError, missing_extra
 from wideresnet.reading import Reading
 
@@ -51,7 +52,7 @@ def read_csv(path: Path) -> Rows:
 
     Rows count from 1 after the header, lines from 1 with it; a quoted field may hold line breaks.
     """
-    text = _text(path)
+    text = read_text(path)
     delimiter = max(_DELIMITERS, key=text.partition("\n")[0].count)
     csv.field_size_limit(_LONGEST_FIELD)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
@@ -98,7 +99,7 @@ def read_jsonl(path: Path) -> Rows:
     objects: list[dict[str, Any]] = []
     lines: list[int] = []
     bad: list[BadFile] = []
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -209,21 +210,3 @@ def class_names(where: str, features: Mapping[str, Any]) -> dict[str, tuple[str,
                 raise DataError(f"{where}: column {column!r} names one class twice")
             found[column] = names
     return found
-
-
-def _text(path: Path) -> str:
-    """UTF-8, with a byte-order mark or without. Raises DataError that names the line of the first byte that is not."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in content[:256]:
-        raise DataError(f"{path}: is UTF-16, or no text; save it as UTF-8")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line, byte = error.object.count(b"\n", 0, error.start) + 1, error.object[error.start]
-        raise DataError(
-            f"{path}, line {line}: byte 0x{byte:02X} is not UTF-8 (Latin-1, or a Windows code page?); "
-            "save the table as UTF-8"
-        ) from error

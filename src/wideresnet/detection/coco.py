@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from wideresnet.data.folders import files_below
-from wideresnet.data.listing import ALL, SPLIT_NAMES
+from wideresnet.data.listing import ALL, SPLIT_NAMES, SPLITS
 from wideresnet.detection.annotated import Annotated, Found, Object
 from wideresnet.errors import DataError
 
@@ -25,29 +25,29 @@ _NOT_BOXES = re.compile(r"captions|keypoints|panoptic|stuff|image_info", re.IGNO
 _PARTS = {"images": "file_name", "annotations": "image_id", "categories": "name"}  # each with a field of all its rows
 
 
-def is_coco(source: str) -> bool:
-    """A .json file, or a folder with such as begin as COCO's do."""
+def read_coco(source: str) -> Found | None:
+    """None of what is neither a .json file nor a folder with such as begin as COCO's do. Raises DataError on what is no
+    JSON of boxes; what is wrong with single boxes is told of in `faults`."""
     path = Path(source)
-    return (path.is_file() and path.suffix.lower() == ".json") or (path.is_dir() and bool(_files(path)))
-
-
-def read_coco(source: str) -> Found:
-    """Raises DataError on what is no JSON of boxes; what is wrong with single boxes is told of in `faults`."""
-    path = Path(source)
+    if not path.is_dir() and not (path.is_file() and path.suffix.lower() == ".json"):
+        return None
     root = path if path.is_dir() else path.parent
     if path.is_file() and root.resolve().name == "annotations":
         root = root.resolve().parent
         path = root / "annotations" / path.name
     files = _files(path) if path.is_dir() else {ALL: path}
+    if not files:
+        return None
     contents = {split: _content(file) for split, file in files.items()}
     names = _class_names(files, contents)
     faults, notes = list[str](), list[str]()
     splits = {}
     for split, file in files.items():
-        splits[split] = list(_pictures(contents[split], root, file, faults=faults, notes=notes))
+        splits[split] = list(_pictures(contents[split], names, root, file, faults=faults, notes=notes))
     where = path.resolve()
     name = where.name if path.is_dir() else where.stem
-    return Found(name=name, place=str(where), class_names=names, splits=splits, faults=faults, notes=notes)
+    class_names = tuple(names[number] for number in sorted(names))
+    return Found(name=name, place=str(where), class_names=class_names, splits=splits, faults=faults, notes=notes)
 
 
 def _files(root: Path) -> dict[str, Path]:
@@ -69,7 +69,7 @@ def _files(root: Path) -> dict[str, Path]:
         found[split] = file
     if len(found) > 1:
         found.pop(ALL, None)
-    return {split: found[split] for split in (ALL, *dict.fromkeys(SPLIT_NAMES.values())) if split in found}
+    return {split: found[split] for split in (ALL, *SPLITS) if split in found}
 
 
 def _splits_named(file: Path) -> list[str]:
@@ -127,11 +127,11 @@ def _content(file: Path) -> dict[str, list[dict[str, Any]]]:
     return content
 
 
-def _class_names(files: Mapping[str, Path], contents: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """The same in all files; in the order of their numbers."""
-    found = dict[str, dict[Any, str]]()
+def _class_names(files: Mapping[str, Path], contents: Mapping[str, Mapping[str, Any]]) -> dict[int, str]:
+    """By their numbers; the same in all files."""
+    found = dict[str, dict[int, str]]()
     for split, content in contents.items():
-        numbers = dict[Any, str]()
+        numbers = dict[int, str]()
         for row in content["categories"]:
             number, name = row["id"], unicodedata.normalize("NFC", str(row["name"]))
             if not isinstance(number, int) or isinstance(number, bool):
@@ -152,14 +152,13 @@ def _class_names(files: Mapping[str, Path], contents: Mapping[str, Mapping[str, 
                 f"{files[split]}: other categories than {files[first].name} ({differing[0]}: {differing[1]!r} is in "
                 "one of them alone); give all files the same"
             )
-    return tuple(expected[number] for number in sorted(expected))
+    return expected
 
 
 def _pictures(
-    content: Mapping[str, Any], root: Path, file: Path, *, faults: list[str], notes: list[str]
+    content: Mapping[str, Any], names: Mapping[int, str], root: Path, file: Path, *, faults: list[str], notes: list[str]
 ) -> Iterator[Annotated]:
     shown = file.relative_to(root).as_posix()
-    names = {row["id"]: unicodedata.normalize("NFC", str(row["name"])) for row in content["categories"]}
     images = dict[Any, dict[str, Any]]()
     for row in content["images"]:
         if row["id"] in images:
@@ -183,7 +182,7 @@ def _pictures(
             faults.append(f"{shown}, {where}: category {row.get('category_id')} is none of its categories ({known})")
         elif (crowd := row.get("iscrowd", 0)) not in (0, 1):
             faults.append(f"{shown}, {where}: iscrowd is {str(crowd)[:40]!r}; expected 0 or 1")
-        elif (box := _numbers(row.get("bbox"))) is None:
+        elif (box := _box(row.get("bbox"))) is None:
             faults.append(
                 f"{shown}, {where}: bbox is {repr(row.get('bbox'))[:80]}; expected [left, top, width, height] in pixels"
             )
@@ -206,7 +205,7 @@ def _pictures(
         yield Annotated(source, inside.as_posix(), shown, (int(sides[0] or 0), int(sides[1] or 0)), objects[number])
 
 
-def _numbers(box: object) -> tuple[float, float, float, float] | None:
+def _box(box: object) -> tuple[float, float, float, float] | None:
     if not isinstance(box, list) or len(box) != 4:
         return None
     left, top, width, height = map(_number, box)

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from wideresnet.detection.reading import Boxes
 from wideresnet.errors import missing_extra
 
-RECALLS = 101
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)  # COCO's areas: below 32², below 96², above, in pixels
 
 

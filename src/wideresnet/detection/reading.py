@@ -17,9 +17,9 @@ import numpy.typing as npt
 from wideresnet import runtime
 from wideresnet.data.listing import BadFile
 from wideresnet.detection.annotated import Annotated, Found
-from wideresnet.detection.coco import is_coco, read_coco
-from wideresnet.detection.voc import is_voc, read_voc
-from wideresnet.detection.yolo import is_yolo, read_yolo
+from wideresnet.detection.coco import read_coco
+from wideresnet.detection.voc import read_voc
+from wideresnet.detection.yolo import read_yolo
 from wideresnet.errors import DataError, ImageError
 from wideresnet.images import MAX_PIXELS, TURNS, shape_of
 
@@ -70,14 +70,13 @@ class BoxData:
 @dataclass(frozen=True, slots=True)
 class Reader:
     what: str  # as an error and the documentation say it
-    recognises: Callable[[str], bool]
-    read: Callable[[str], Found]
+    read: Callable[[str], Found | None]  # None of what has another form
 
 
 READERS: tuple[Reader, ...] = (
-    Reader("COCO's JSON (a file, or a folder with annotations/instances_train.json…)", is_coco, read_coco),
-    Reader("YOLO's text files (a folder with images and labels, or its data.yaml)", is_yolo, read_yolo),
-    Reader("Pascal VOC's XML (a folder with Annotations and JPEGImages)", is_voc, read_voc),
+    Reader("COCO's JSON (a file, or a folder with annotations/instances_train.json…)", read_coco),
+    Reader("YOLO's text files (a folder with images and labels, or its data.yaml)", read_yolo),
+    Reader("Pascal VOC's XML (a folder with Annotations and JPEGImages)", read_voc),
 )
 
 
@@ -89,10 +88,9 @@ def read_boxes(source: str | Path, *, max_pixels: int = MAX_PIXELS) -> BoxData:
     source = str(source)
     if not os.path.exists(source):  # noqa: PTH110 - Path's raises where the name is too long
         raise DataError(f"{source}: no such file or folder; check the spelling")
-    reader = next((reader for reader in READERS if reader.recognises(source)), None)
-    if reader is None:
+    what, found = next(((one.what, found) for one in READERS if (found := one.read(source)) is not None), ("", None))
+    if found is None:
         raise DataError(f"{source}: no boxes that can be read; expected {'; '.join(each.what for each in READERS)}")
-    found = reader.read(source)
     check = _Check({name: label for label, name in enumerate(found.class_names)}, max_pixels, list(found.faults))
     splits = {split: check.listing(pictures) for split, pictures in found.splits.items()}
     if faults := check.faults:
@@ -101,7 +99,7 @@ def read_boxes(source: str | Path, *, max_pixels: int = MAX_PIXELS) -> BoxData:
         lines = [f"{file.name}: {file.reason}" for file in check.bad]
         raise DataError(f"{source}: none of its {len(lines)} pictures can be read:\n{_list(lines)}")
     if not any(len(boxes) for listing in splits.values() for boxes in listing.boxes):
-        raise DataError(f"{source}: read as {reader.what}, and there is not one box in it")
+        raise DataError(f"{source}: read as {what}, and there is not one box in it")
     notes = (*found.notes, *check.notes(), *_of_pictures(splits, found.class_names))
     return BoxData(found.name, found.place, found.class_names, splits, notes, tuple(check.bad))
 

@@ -5,7 +5,6 @@ holds, the first being 1; so its left edge is xmin − 1, and its right one xmax
 lists in ImageSets/Main. Difficult objects count as regions that detections may be in or not.
 """
 
-import math
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -13,28 +12,25 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from wideresnet.data.folders import files_below, files_in, subfolders
-from wideresnet.data.listing import ALL, SPLIT_NAMES, class_order
+from wideresnet.data.listing import ALL, SPLIT_NAMES, SPLITS, class_order
+from wideresnet.data.texts import finite, read_text
 from wideresnet.detection.annotated import Annotated, Found, Object
 from wideresnet.errors import DataError
 from wideresnet.images import SUFFIXES
 
-_LISTS = {"train": "train", "val": "val", "test": "test"}  # of ImageSets/Main; trainval holds both the first again
 
-
-def is_voc(source: str) -> bool:
-    """A folder with `Annotations`, or with .xml files in it or in those of its splits."""
-    path = Path(source)
-    return path.is_dir() and bool(_files(path))
-
-
-def read_voc(source: str) -> Found:
-    """Raises DataError on lists that name what is not there; what is wrong with single files is told of in `faults`."""
+def read_voc(source: str) -> Found | None:
+    """None of what is no folder with `Annotations`, or with .xml files in it or in those of its splits. Raises
+    DataError on lists that name what is not there; what is wrong with single files is told of in `faults`."""
     root, faults = Path(source), list[str]()
+    found = _files(root) if root.is_dir() else {}
+    if not found:
+        return None
     splits = {}
-    for split, files in _files(root).items():
+    for split, files in found.items():
         read = (_picture(file, root, faults) for file in files)
         splits[split] = [picture for picture in read if picture is not None]
-    names = class_order({one.class_name for found in splits.values() for each in found for one in each.objects})
+    names = class_order({one.class_name for part in splits.values() for each in part for one in each.objects})
     where = root.resolve()
     return Found(name=where.name, place=str(where), class_names=names, splits=splits, faults=faults)
 
@@ -43,7 +39,8 @@ def _files(root: Path) -> dict[str, list[Path]]:
     """Split → its files."""
     if (root / "Annotations").is_dir():
         named = {file.stem: file for file in files_below(root / "Annotations", (".xml",))}
-        lists = {split: root / "ImageSets" / "Main" / f"{name}.txt" for split, name in _LISTS.items()}
+        # trainval.txt holds both the first again.
+        lists = {split: root / "ImageSets" / "Main" / f"{split}.txt" for split in SPLITS}
         if there := {split: file for split, file in lists.items() if file.is_file()}:
             return {split: _listed(file, named) for split, file in there.items()}
         return {ALL: list(named.values())} if named else {}
@@ -53,15 +50,11 @@ def _files(root: Path) -> dict[str, list[Path]]:
             found.setdefault(split, []).extend(files)
     if not found and (files := list(files_in(root, (".xml",)))):
         return {ALL: files}
-    return {split: found[split] for split in dict.fromkeys(SPLIT_NAMES.values()) if split in found}
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def _listed(file: Path, files: dict[str, Path]) -> list[Path]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read: {error}") from error
-    names = [line.split()[0] for line in lines if line.strip()]
+    names = [line.split()[0] for line in read_text(file).splitlines() if line.strip()]
     if missing := [name for name in names if name not in files]:
         raise DataError(f"{file}: {missing[0]} (and {len(missing) - 1} more) is not in Annotations; remove the line")
     return [files[name] for name in names]
@@ -80,7 +73,7 @@ def _picture(file: Path, root: Path, faults: list[str]) -> Annotated | None:
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
         faults.append(f"{shown}: not XML: {error}")
         return None
-    sides = [_number(tree.findtext(f"size/{side}")) for side in ("height", "width")]
+    sides = [finite(tree.findtext(f"size/{side}")) for side in ("height", "width")]
     if not all(side is not None and side >= 1 for side in sides):
         faults.append(
             f"{shown}: its size is {tree.findtext('size/width')} × {tree.findtext('size/height')}; expected pixels"
@@ -96,7 +89,7 @@ def _objects(tree: ElementTree.Element, shown: str, faults: list[str]) -> Iterat
     for number, each in enumerate(tree.iter("object"), 1):
         where, name = f"object {number}", unicodedata.normalize("NFC", (each.findtext("name") or "").strip())
         texts = [each.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
-        values = [_number(text) for text in texts]
+        values = [finite(text) for text in texts]
         if not name:
             faults.append(f"{shown}, {where}: has no name")
         elif any(value is None for value in values):
@@ -105,14 +98,6 @@ def _objects(tree: ElementTree.Element, shown: str, faults: list[str]) -> Iterat
             left, top, right, bottom = (value or 0.0 for value in values)
             difficult = (each.findtext("difficult") or "0").strip() == "1"
             yield Object(where, name, (left - 1, top - 1, right, bottom), difficult)
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _find(filename: str | None, file: Path, root: Path) -> Path:

@@ -5,33 +5,30 @@ three corners of a polygon and more, whose box is taken. Class names stand in da
 picture without a file, or with an empty one, has no boxes.
 """
 
-import math
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from wideresnet.data.folders import files_in, pictures_below, subfolders
-from wideresnet.data.listing import ALL, SPLIT_NAMES
+from wideresnet.data.listing import ALL, SPLIT_NAMES, SPLITS
+from wideresnet.data.texts import finite, read_text
 from wideresnet.detection.annotated import Annotated, Found, Object
 from wideresnet.errors import DataError, missing_extra
 
 _LISTS = ("classes.txt", "obj.names")
 
 
-def is_yolo(source: str) -> bool:
-    """A .yaml file, or a folder with folders `images` and `labels` in it or in those of its splits."""
+def read_yolo(source: str) -> Found | None:
+    """None of what is neither a .yaml file nor a folder with folders `images` and `labels` in it or in those of its
+    splits. Raises DataError where these have no class names; what is wrong with single lines is told of in `faults`."""
     path = Path(source)
-    if path.is_file():
-        return path.suffix.lower() in (".yaml", ".yml")
-    return path.is_dir() and bool(_pairs(path))
-
-
-def read_yolo(source: str) -> Found:
-    """Raises DataError on folders without class names; what is wrong with single lines is told of in `faults`."""
-    path = Path(source)
+    if not path.is_dir() and not (path.is_file() and path.suffix.lower() in (".yaml", ".yml")):
+        return None
     root = path if path.is_dir() else path.parent
     pairs = _pairs(root)
+    if not pairs and path.is_dir():
+        return None
     if not pairs:
         raise DataError(
             f"{root}: no folders images and labels beside {path.name}; expected images/train, labels/train…"
@@ -58,13 +55,13 @@ def _pairs(root: Path) -> dict[str, tuple[Path, Path]]:
             split = SPLIT_NAMES.get(folder.name.lower())
             if split and (folder / "images").is_dir() and (folder / "labels").is_dir():
                 found[split] = (folder / "images", folder / "labels")
-    return {split: found[split] for split in (ALL, *dict.fromkeys(SPLIT_NAMES.values())) if split in found}
+    return {split: found[split] for split in (ALL, *SPLITS) if split in found}
 
 
 def _class_names(path: Path, root: Path) -> tuple[str, ...]:
     for name in _LISTS if path.is_dir() else ():
         if (root / name).is_file():
-            lines = [line.strip() for line in _text(root / name).rstrip().splitlines()]
+            lines = [line.strip() for line in read_text(root / name).rstrip().splitlines()]
             if "" in lines:
                 raise DataError(
                     f"{root / name}: line {lines.index('') + 1} is empty, and a class by its number; remove it"
@@ -103,20 +100,9 @@ def _yaml(file: Path) -> Any:
     except ImportError:
         raise missing_extra(f"reading {file.name}", "detect") from None
     try:
-        return yaml.load(_text(file), yaml.BaseLoader)  # texts as they stand: "no" is a class, and no False
+        return yaml.load(read_text(file), yaml.BaseLoader)  # texts as they stand: "no" is a class, and no False
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
         raise DataError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
-
-
-def _text(file: Path) -> str:
-    if not file.is_file():  # a pipe would block
-        raise DataError(f"{file}: no file of text")
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not text: byte {error.start} is no UTF-8") from error
 
 
 def _picture(
@@ -129,12 +115,13 @@ def _picture(
 
 
 def _objects(file: Path, shown: str, names: Sequence[str], faults: list[str]) -> Iterator[Object]:
-    for number, line in enumerate(_text(file).splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         words, where = line.split(), f"line {number}"
         if not words:
             continue
-        values = _numbers(words)
-        if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
+        values = [value for word in words if (value := finite(word)) is not None]
+        is_box_or_polygon = len(values) == 5 or (len(values) >= 7 and len(values) % 2 == 1)
+        if len(values) < len(words) or not is_box_or_polygon:
             faults.append(f"{shown}, {where}: {line.strip()[:60]!r}; expected a class's number and four fractions")
         elif values[0] not in range(len(names)):
             faults.append(f"{shown}, {where}: class {words[0]}; there are {len(names)}, numbered from 0")
@@ -144,15 +131,6 @@ def _objects(file: Path, shown: str, names: Sequence[str], faults: list[str]) ->
             )
         else:
             yield Object(where, names[int(values[0])], _box(values[1:]))
-
-
-def _numbers(words: Sequence[str]) -> list[float]:
-    """None where one of them is none."""
-    try:
-        values = list(map(float, words))
-    except ValueError:
-        return []
-    return values if all(map(math.isfinite, values)) else []
 
 
 def _box(values: Sequence[float]) -> tuple[float, float, float, float]:
