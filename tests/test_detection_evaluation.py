@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import shared
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from wideresnet.detection import Boxes, Detections, figures, read_boxes
+from wideresnet.detection.evaluation import best_threshold, match
 
 NO_BOX = Detections(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
 
 
-def by_pycocotools(truths: Sequence[Boxes], found: Sequence[Detections], num_classes: int) -> list[float]:
-    """AP, AP50, AP75, small, medium, large; -1 where there is none."""
+def by_pycocotools(truths: Sequence[Boxes], found: Sequence[Detections], num_classes: int) -> COCOeval:
+    """Its `stats` begin with AP, AP50, AP75, small, medium, large; -1 where there is none."""
     annotations, results = list[dict[str, Any]](), list[dict[str, Any]]()
     for i, (truth, answer) in enumerate(zip(truths, found, strict=True)):
         for box, label, crowd, area in zip(truth.boxes, truth.labels, truth.crowd, truth.areas, strict=True):
@@ -42,14 +43,20 @@ def by_pycocotools(truths: Sequence[Boxes], found: Sequence[Detections], num_cla
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return [float(value) for value in evaluation.stats[:6]]
+    return evaluation
 
 
 def check(truths: Sequence[Boxes], found: Sequence[Detections], num_classes: int) -> None:
-    expected = by_pycocotools(truths, found, num_classes)
+    theirs = by_pycocotools(truths, found, num_classes)
+    expected = [float(value) for value in theirs.stats[:6]]
     got = figures(truths, found, num_classes)
     values = [got.ap, got.ap50, got.ap75, got.ap_small, got.ap_medium, got.ap_large]
     assert [-1.0 if value is None else value for value in values] == pytest.approx(expected, abs=1e-9)
+    precision = theirs.eval["precision"][..., 0, -1]  # [overlaps, recalls, classes]
+    for label, one in enumerate(got.classes):
+        own = precision[:, :, label]
+        means = [float(part[part > -1].mean()) if (part > -1).any() else None for part in (own, own[:1])]
+        assert [one.ap, one.ap50] == [mean if mean is None else pytest.approx(mean, abs=1e-9) for mean in means]
 
 
 def answers(truth: Boxes, num_classes: int, random: np.random.Generator, noise: float) -> Detections:
@@ -65,17 +72,19 @@ def answers(truth: Boxes, num_classes: int, random: np.random.Generator, noise: 
     return Detections(boxes, labels, np.round(random.random(len(boxes)), 2))  # with ties
 
 
+def some_boxes(random: np.random.Generator, num_classes: int = 3) -> Boxes:
+    count = int(random.integers(0, 8))
+    corners, sides = random.random((count, 2)) * 200, random.random((count, 2)) * random.choice([30, 90, 200]) + 1
+    boxes = np.concatenate([corners, corners + sides], 1)
+    crowd = random.random(count) < 0.2
+    areas = sides.prod(1) * random.random(count)  # of an outline, smaller than its box
+    return Boxes(400, 400, boxes, random.integers(0, num_classes, count), crowd, areas)
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 5))
 def test_figures_are_pycocotools_own(seed: int, num_classes: int, num_pictures: int) -> None:
     random = np.random.default_rng(seed)
-    truths = []
-    for _ in range(num_pictures):
-        count = int(random.integers(0, 8))
-        corners, sides = random.random((count, 2)) * 200, random.random((count, 2)) * random.choice([30, 90, 200]) + 1
-        boxes = np.concatenate([corners, corners + sides], 1)
-        crowd = random.random(count) < 0.2
-        areas = sides.prod(1) * random.random(count)  # of an outline, smaller than its box
-        truths.append(Boxes(400, 400, boxes, random.integers(0, num_classes, count), crowd, areas))
+    truths = [some_boxes(random, num_classes) for _ in range(num_pictures)]
     found = [answers(truth, num_classes, random, noise=4) for truth in truths]
     check(truths, found, num_classes)
 
@@ -105,3 +114,45 @@ def test_the_truth_itself_is_perfect_and_nothing_found_is_nothing() -> None:
 def test_answers_to_other_pictures_are_refused() -> None:
     with pytest.raises(ValueError, match="0 pictures with boxes, and 1 with answers"):
         figures([], [NO_BOX], 1)
+
+
+@given(st.integers(0, 10_000))
+def test_what_is_right_at_half_overlap_is_what_coco_counts(seed: int) -> None:
+    """Of each class all that COCO counts at the overlap 0.5, with crowds; and each counts once."""
+    random = np.random.default_rng(seed)
+    truths = [some_boxes(random) for _ in range(3)]
+    found = [answers(truth, 3, random, noise=4) for truth in truths]
+    recall = by_pycocotools(truths, found, 3).eval["recall"][0, :, 0, -1]  # [classes]
+    matched = [match(truth, one) for truth, one in zip(truths, found, strict=True)]
+    for label in range(3):
+        there = sum(int(((truth.labels == label) & ~truth.crowd).sum()) for truth in truths)
+        right = sum(int((one.labels[m.right] == label).sum()) for one, m in zip(found, matched, strict=True))
+        missed = sum(int((truth.labels[m.missed] == label).sum()) for truth, m in zip(truths, matched, strict=True))
+        assert right + missed == there
+        if there:
+            assert right / there == pytest.approx(recall[label], abs=1e-9)
+    assert not any((m.right & m.neither).any() for m in matched)
+
+
+@example(255)  # equal scores, of which no threshold shows some
+@given(st.integers(0, 10_000))
+def test_the_threshold_is_the_one_with_the_best_f1(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    truths = [some_boxes(random) for _ in range(3)]
+    found = [answers(truth, 3, random, noise=4) for truth in truths]
+
+    def f1(threshold: float) -> float:
+        matched = [match(truth, one, threshold) for truth, one in zip(truths, found, strict=True)]
+        right = sum(int(m.right.sum()) for m in matched)
+        shown = right + sum(int((~m.right & ~m.neither).sum()) for m in matched)
+        return 2 * right / max(1, shown + sum(int((~truth.crowd).sum()) for truth in truths))
+
+    best = best_threshold(truths, found)
+    scores = [0.0, *(score for one in found for score in one.scores.tolist())]
+    highest = max(map(f1, scores))
+    assert f1(best) == pytest.approx(highest, abs=1e-12) or highest == 0
+
+
+def test_nothing_right_at_any_score_leaves_the_threshold_in_the_middle() -> None:
+    truth = some_boxes(np.random.default_rng(0))
+    assert best_threshold([truth], [NO_BOX]) == 0.5

@@ -1,6 +1,8 @@
 """The backbone under a feature pyramid and torchvision's detectors."""
 
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import torchvision
 from conftest import ROOT, shared
 from hypothesis import given
 from hypothesis import strategies as st
+from shapes import write_shapes
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
@@ -175,9 +178,10 @@ def test_a_detector_learns_one_batch_by_heart(name: str) -> None:
     assert ap50 > 0.95
 
 
-def test_the_python_of_the_page_on_boxes_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_the_page_on_boxes_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "detection.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    training, *blocks = blocks
     assert len(blocks) == 3
     monkeypatch.chdir(shared("data/detection"))
     names: dict[str, Any] = {}
@@ -189,6 +193,11 @@ def test_the_python_of_the_page_on_boxes_runs_as_it_stands(monkeypatch: pytest.M
     assert names["found"].ap == 1
     losses = names["model"]([torch.rand(3, 320, 320)] * 2, targets(3, first=0))
     assert torch.isfinite(sum(losses.values()))
+    monkeypatch.chdir(tmp_path)
+    write_shapes(tmp_path / "cells", train=8, val=4)
+    shutil.copy(tmp_path / "cells" / "val" / "0.png", "slide.jpg")
+    exec(training, {})
+    assert (tmp_path / "runs" / "cells-1" / "report.html").exists()
 
 
 @given(st.integers(1, 120), st.integers(1, 120), st.sampled_from([1, 2, 4]))

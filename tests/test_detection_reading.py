@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from wideresnet.data import Boxes, Data
 from wideresnet.data.listing import ALL
-from wideresnet.detection import BoxData, Boxes, read_boxes
+from wideresnet.detection import read_boxes
 from wideresnet.errors import DataError
 from wideresnet.images import decode
 
@@ -78,7 +79,7 @@ def voc(root: Path, pictures: Mapping[str, tuple[int, int, Sequence[Box]]]) -> N
     (root / "ImageSets" / "Main" / "train.txt").write_text(stems, encoding="utf-8")
 
 
-def only(data: BoxData, split: str = "train") -> Boxes:
+def only(data: Data, split: str = "train") -> Boxes:
     (boxes,) = data.splits[split].boxes
     return boxes
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from wideresnet.arrival import call_when_imported
 
 if TYPE_CHECKING:
+    from wideresnet.detection import BoxEvaluation, BoxPredictor
     from wideresnet.dialects import create_model, list_models
     from wideresnet.errors import (
         DataError,
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
     )
     from wideresnet.evaluation import Evaluation
     from wideresnet.jobs import (
+        BoxRun,
         Run,
         Tune,
         convert,
         evaluate,
+        evaluate_detector,
         find_lr,
         import_checkpoint,
         load,
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
         resume,
         resume_tune,
         train,
+        train_detector,
         tune,
     )
     from wideresnet.kernels import accelerate
@@ -39,6 +43,9 @@ if TYPE_CHECKING:
     from wideresnet.runtime import Watch
 
 _PUBLIC = {  # name → (room, its name there)
+    "BoxEvaluation": ("detection", "BoxEvaluation"),
+    "BoxPredictor": ("detection", "BoxPredictor"),
+    "BoxRun": ("jobs", "BoxRun"),
     "DataError": ("errors", "DataError"),
     "Diverged": ("errors", "Diverged"),
     "Evaluation": ("evaluation", "Evaluation"),
@@ -61,6 +68,7 @@ _PUBLIC = {  # name → (room, its name there)
     "convert": ("jobs", "convert"),
     "create_model": ("dialects", "create_model"),
     "evaluate": ("jobs", "evaluate"),
+    "evaluate_detector": ("jobs", "evaluate_detector"),
     "find_lr": ("jobs", "find_lr"),
     "import_checkpoint": ("jobs", "import_checkpoint"),
     "list_models": ("dialects", "list_models"),
@@ -70,10 +78,14 @@ _PUBLIC = {  # name → (room, its name there)
     "resume": ("jobs", "resume"),
     "resume_tune": ("jobs", "resume_tune"),
     "train": ("jobs", "train"),
+    "train_detector": ("jobs", "train_detector"),
     "tune": ("jobs", "tune"),
 }
 
 __all__ = [
+    "BoxEvaluation",
+    "BoxPredictor",
+    "BoxRun",
     "DataError",
     "Diverged",
     "Evaluation",
@@ -96,6 +108,7 @@ __all__ = [
     "convert",
     "create_model",
     "evaluate",
+    "evaluate_detector",
     "find_lr",
     "import_checkpoint",
     "list_models",
@@ -105,6 +118,7 @@ __all__ = [
     "resume",
     "resume_tune",
     "train",
+    "train_detector",
     "tune",
 ]
 

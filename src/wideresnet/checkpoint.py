@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import torch
@@ -24,17 +24,22 @@ from wideresnet.preprocess import Preprocess
 FORMAT_VERSION = 1
 _ENTRY = "wideresnet"
 
+Task = Literal["classification", "detection"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """What travels with the weights. `figures` are on held-out data and name their split; `trained` says how, or
-    `imported` from which dialect and file, and what it takes to write that back."""
+    `imported` from which dialect and file, and what it takes to write that back. `temperature` is a classifier's,
+    `threshold` a detector's: the score from which a box is shown."""
 
     architecture: Mapping[str, Any]
     class_names: tuple[str, ...]
     preprocess: Preprocess
+    task: Task = "classification"
     weights: str = "raw"  # or "ema": the average
     temperature: float = 1.0
+    threshold: float = 0.5
     trained: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
     imported: Mapping[str, Any] = field(default_factory=dict)
@@ -46,6 +51,10 @@ class Card:
             )
         if not 0 < self.temperature < math.inf:
             raise ModelFileError(f"temperature={self.temperature}: expected a number above 0, as it divides")
+        if not 0 <= self.threshold <= 1:
+            raise ModelFileError(f"threshold={self.threshold}: expected a score in [0, 1]")
+        if (self.task == "detection") != ("detector" in self.architecture):
+            raise ModelFileError(f"task={self.task!r}, and its network is for another")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +72,6 @@ def save_model(path: Path, state: Mapping[str, Tensor], card: Card, extra: Mappi
     tensors |= {f"extra/{key}": value for key, value in (extra or {}).items()}
     entry = {
         "format_version": FORMAT_VERSION,
-        "task": "classification",
         "dtype": str(next(iter(state.values())).dtype).removeprefix("torch."),
         **dataclasses.asdict(card),
         "preprocess": card.preprocess.to_dict(),
@@ -71,11 +79,15 @@ def save_model(path: Path, state: Mapping[str, Tensor], card: Card, extra: Mappi
     _write(path, tensors, entry)
 
 
-def load_model(path: Path) -> ModelFile:
-    """Reads a model file, or the model file of a run folder. Raises ModelFileError, saying what the file is instead."""
+def load_model(path: Path, *tasks: Task) -> ModelFile:
+    """Reads a model file, or the model file of a run folder. Raises ModelFileError, saying what the file is instead, or
+    what it is for where that is none of `tasks` (classification)."""
     path = _model_path(path)
     tensors, entry = _read(path)
     card = _card(entry, path)
+    if card.task not in (tasks or ("classification",)):
+        what, command = ("detector", "wrn detect") if card.task == "detection" else ("classifier", "wrn")
+        raise ModelFileError(f"{path}: a {what}; its commands are {command} predict and {command} evaluate")
     weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
     try:
         _check_fits(card.architecture, weights)

@@ -48,7 +48,7 @@ def suggest(lrs: Sequence[float], smoothed: Sequence[float]) -> float:
 
 def run(
     state: State,
-    batches: Callable[[int], Iterable[Any]],
+    batches: Callable[[int, int], Iterable[Any]],
     loss: Loss,
     *,
     recipe: Recipe,
@@ -78,5 +78,5 @@ def run(
     return LrRange(tuple(lrs[: len(losses)]), tuple(losses), smoothed, suggest(lrs, smoothed))
 
 
-def _endless(batches: Callable[[int], Iterable[Any]]) -> Iterator[Any]:
-    return chain.from_iterable(batches(epoch) for epoch in count(1))
+def _endless(batches: Callable[[int, int], Iterable[Any]]) -> Iterator[Any]:
+    return chain.from_iterable(batches(epoch, 0) for epoch in count(1))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from wideresnet import files, kinds
 from wideresnet.errors import ModelFileError, TrainingStopped, UsageError
 from wideresnet.reading import Reading
-from wideresnet.recipes import FIXED, Recipe
+from wideresnet.recipes import FIXED, Detector, Recipe
 from wideresnet.recipes import find as find_recipe
 
 CONFIG, METRICS, LOG = "config.json", "metrics.csv", "log.txt"
@@ -62,6 +62,7 @@ class Config:
     pretrained: bool = False  # began with the weights that the network's library publishes
     freeze: tuple[str, ...] = ()  # parts of the network that are not trained
     processor: str = ""  # its instructions, as torch uses them; "": not known
+    detector: Detector | None = None  # what stands on the backbone; None: a classifier
 
     @property
     def every_fold(self) -> bool:
@@ -99,7 +100,7 @@ class Config:
     @property
     def command(self) -> str:
         """The command that repeats this run, whatever made it."""
-        words = [*shlex.split(self.launcher), "train", self.data]
+        words = [*shlex.split(self.launcher), *(["detect"] if self.detector else []), "train", self.data]
         words += ["--arch", self.arch, "--size", str(self.size), "--recipe", self.recipe.name]
         named = find_recipe(self.recipe.name)
         for field in dataclasses.fields(Recipe):
@@ -115,9 +116,14 @@ class Config:
                 words.append(f"--empty-{option}")
             else:
                 words += [f"--{option}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
-        words += ["--fit", self.fit, "--in-channels", str(self.in_channels), "--seed", str(self.seed)]
+        if self.detector is None:
+            words += ["--fit", self.fit, "--engine", self.engine, "--in-channels", str(self.in_channels)]
+        else:
+            for name, value in dataclasses.asdict(self.detector).items():
+                words += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
+        words += ["--seed", str(self.seed)]
         words += self.reading.words + ([] if self.labels is None else ["--labels", str(self.labels)])
-        words += ["--device", self.device, "--engine", self.engine]
+        words += ["--device", self.device]
         words += ["--max-bad", "all" if self.max_bad is None else str(self.max_bad)]
         words += [] if self.init is None else ["--init", self.init]
         words += ["--pretrained"] if self.pretrained else []

@@ -133,7 +133,9 @@ def differences(run: Path, whole: Path) -> list[str]:
         del row["seconds"], row["images_per_s"]
     found += [f"progress {name}" for name in own if own[name] != other[name] and name != "begun"]
     rows = [list(csv.DictReader((folder / runs.METRICS).open(encoding="utf-8"))) for folder in (run, whole)]
-    found += ["metrics.csv"] if [row["val_loss"] for row in rows[0]] != [row["val_loss"] for row in rows[1]] else []
+    for row in (*rows[0], *rows[1]):
+        del row["seconds"], row["images_per_s"]
+    found += ["metrics.csv"] if rows[0] != rows[1] else []
     return found + [f"{path.name} was left" for path in run.glob(".*.tmp")]
 
 

@@ -1,9 +1,8 @@
 """A process that has imported all a training needs, and begins one in a child whenever it is told to: so that a test
 may end hundreds of them without waiting for imports. Orders and answers are JSON, a line each.
 
-{"start": "train" | "resume", "out": …, "root": …, "what": …, "at": …, "log": …, "said": …, "options": {…}} → {"pid": …}
-{"wait": pid} → {"status": exit status, or minus the signal, "seen": calls that wrote}
-"""
+{"start": "train" | "train_detector" | "resume", "out": …, "root": …, "what": …, "at": …, "log": …, "said": …,
+"options": {…}} → {"pid": …} {"wait": pid} → {"status": exit status, or minus the signal, "seen": calls that wrote}"""
 
 import ctypes
 import json
@@ -13,6 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import faster_coco_eval
 import matplotlib.pyplot
 import sklearn.datasets
 import sklearn.model_selection
@@ -27,12 +27,13 @@ def work(order: dict[str, Any]) -> int:
     log = -1 if order["log"] is None else os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     job: dict[str, Callable[..., Any]] = {
         "train": lambda **options: wrn.train("digits", **options),
+        "train_detector": wrn.train_detector,
         "resume": wrn.resume,
     }
     lines = list[str]()
     try:
         shim.shim_arm(order["root"].encode(), log, order["what"], ctypes.c_long(order["at"]))
-        place = {"out" if order["start"] == "train" else "folder": order["out"]}
+        place = {"folder" if order["start"] == "resume" else "out": order["out"]}
         job[order["start"]](**place, watch=runtime.Watch(line=lines.append), **order["options"])
         code = 0
     except wrn.WideResNetError as error:
@@ -53,6 +54,7 @@ def work(order: dict[str, Any]) -> int:
 def main() -> None:
     # What is imported late, as the first training would.
     _ = (matplotlib.pyplot, sklearn.datasets, sklearn.model_selection, jobs.demo, arrays.read_digits())
+    _ = (faster_coco_eval, wrn.BoxPredictor)
     print("{}", flush=True)
     for line in sys.stdin:
         order = json.loads(line)

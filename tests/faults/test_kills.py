@@ -9,8 +9,10 @@ import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from shapes import write_shapes
 
 from faults.conftest import Whole
 from faults.disk import FSYNC, RENAME, Disk, Record, records
@@ -128,3 +130,36 @@ def test_one_training_killed_again_and_again_ends_as_if_it_had_never_been(
         start = "resume" if (run / runs.CONFIG).exists() else "train"
     assert after(host, run, whole) == []
     assert killed >= 5
+
+
+def test_a_detector_s_training_that_is_killed_goes_on_bit_for_bit(host: Host, tmp_path: Path) -> None:
+    """At random calls that write, and at random instants."""
+    data = write_shapes(tmp_path / "shapes", train=24, val=4)
+    options: dict[str, Any] = {"data": str(data), "arch": "wrn_10_1", "size": 64, "epochs": 2, "out_channels": 32}
+    options["checkpoint_every_s"] = 0.01
+    (tmp_path / "whole").mkdir()
+    started = time.perf_counter()
+    ended = host.run(Order(start="train_detector", out=tmp_path / "whole" / "run", options=options))
+    assert ended.status == 0, ended.said
+    whole = Whole(tmp_path / "whole" / "run", Path(), ended.seen, time.perf_counter() - started)
+    chance, wrong, cut, num = random.Random("boxes"), list[str](), 0, max(4, NUM // 4)
+    for i in range(num):
+        run = tmp_path / str(i) / "run"
+        run.parent.mkdir()
+        if i % 2:
+            pid = host.begin(Order(start="train_detector", out=run, options=options))
+            time.sleep(chance.uniform(0.1, 0.8) * whole.seconds)
+            os.kill(pid, signal.SIGKILL)
+            killed = host.wait(pid)
+        else:
+            at, what = chance.randint(1, whole.seen), chance.choice((KILL_BEFORE, KILL_WITHIN, KILL_AFTER))
+            killed = host.run(Order(start="train_detector", out=run, options=options, what=what, at=at))
+        cut += killed.status == -9
+        if (run / runs.CONFIG).exists():
+            ended = host.run(Order(start="resume", out=run, options={"checkpoint_every_s": 0.01}))
+        else:
+            ended = host.run(Order(start="train_detector", out=run, options=options))
+        wrong += [f"{i}: exit code {ended.status}: {ended.said}"] if ended.status else differences(run, whole.folder)
+    print(f"{num} trainings of a detector, {cut} of them killed: {len(wrong)} wrong")
+    assert not wrong, "\n".join(wrong)
+    assert cut >= num // 2

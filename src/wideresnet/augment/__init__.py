@@ -118,11 +118,12 @@ def erase(images: Tensor, draws: Draws, index: Tensor) -> Tensor:
     return images
 
 
-def describe(recipe: Recipe) -> str:
-    """All that is on, in words, for a report."""
+def describe(recipe: Recipe, *, boxes: bool = False) -> str:
+    """All that is on, in words, for a report; boxes: where pictures have some, and `zoom` looks through windows."""
     words = []
     if recipe.zoom < 1:
-        words.append(f"crops of {100 * recipe.zoom:g} to 100 % of the area")
+        what, most = ("windows", 1 / recipe.zoom) if boxes else ("crops", 1.0)
+        words.append(f"{what} of {100 * recipe.zoom:g} to {100 * most:g} % of the area")
     if recipe.crop_padding:
         words.append(f"shifts of up to {recipe.crop_padding} pixels")
     if recipe.flip:

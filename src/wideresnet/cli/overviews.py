@@ -29,9 +29,9 @@ def runs(folder: Path = Path("runs"), /, *, json: bool = False) -> None:
         table.append(
             [
                 *(str(row.get(key, "–")) for key in ("run", "data", "arch", "size", "recipe", "epochs")),
-                percent(row.get("val_accuracy")),
+                f"AP {percent(row['val_ap'])}" if "val_ap" in row else percent(row.get("val_accuracy")),
                 held_out,
-                percent(row.get("accuracy")),
+                f"AP {percent(row['ap'])}" if "ap" in row else percent(row.get("accuracy")),
             ]
         )
     print_table("", dict.fromkeys(headings, "left") | {"accuracy": "right", "best val": "right"}, table)

@@ -14,7 +14,8 @@ from wideresnet.reading import Reading
 from wideresnet.recipes import RecipeChanges
 
 if TYPE_CHECKING:
-    from wideresnet.jobs import LrSearch, Run
+    from wideresnet.detection import BoxEvaluation
+    from wideresnet.jobs import BoxRun, LrSearch, Run
 
 
 # One meaning of DATA: every command that takes it has these options, in one group of its help.
@@ -201,10 +202,13 @@ def _say_lr(found: "LrSearch") -> None:
     print(f"next:    {found.command}")
 
 
-def _summary(run: "Run") -> None:
+def _summary(run: "Run | BoxRun") -> None:
     """Of several processes the first one speaks."""
-    from wideresnet import runs
+    from wideresnet import jobs, runs
 
+    if isinstance(run, jobs.BoxRun):
+        say_detector(run.folder, run.evaluation)
+        return
     if os.environ.get("RANK", "0") != "0":
         return
     e = run.evaluation
@@ -219,6 +223,21 @@ def _summary(run: "Run") -> None:
         print("next:    the same without --folds trains on all of these pictures; each fold's model is in its folder")
         return
     print(f"next:    wrn predict {folder} PICTURE…    wrn evaluate {folder} DATA    wrn info {folder}")
+
+
+def say_detector(folder: Path, e: "BoxEvaluation") -> None:
+    """Of several processes the first one speaks."""
+    from wideresnet import runs
+
+    if os.environ.get("RANK", "0") != "0":
+        return
+    print(
+        f"{e.split} AP {percent(e.coco.ap)}, AP50 {percent(e.coco.ap50)} ({len(e.names)} pictures, "
+        f"{sum(one.count for one in e.coco.classes)} boxes; shown from a score of {e.threshold:.2f})"
+    )
+    print(f"report:  {folder / runs.REPORT}")
+    run = shlex.quote(str(folder))
+    print(f"next:    wrn detect predict {run} PICTURE… --draw FOLDER    wrn detect evaluate {run} DATA")
 
 
 def seconds(text: str, option: str) -> float:

@@ -2,6 +2,7 @@
 nowhere), divide into parts."""
 
 from wideresnet.data import cache
+from wideresnet.data.boxes import Boxes
 from wideresnet.data.downloads import DOWNLOADS
 from wideresnet.data.listing import BadFile, Data, Listing
 from wideresnet.data.loading import Cache, Loaded, choose, load
@@ -25,6 +26,7 @@ __all__ = [
     "DOWNLOADS",
     "EMBEDDED",
     "BadFile",
+    "Boxes",
     "Cache",
     "Data",
     "Listing",

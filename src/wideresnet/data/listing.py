@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from wideresnet.data.boxes import Boxes
 from wideresnet.errors import ImageError
 from wideresnet.images import MAX_PIXELS
 
@@ -76,7 +77,8 @@ class Listing:
 
     `names` are for people: the path below the data's folder, or "test[17]". `groups`, of N or of none: pictures of
     one group (a patient, a scene) stay together when splits are made; "" is a group of its own. Encoded pictures of
-    more than `max_pixels` are not decoded.
+    more than `max_pixels` are not decoded. `boxes`, of N or of none: what is to be found in each; `labels` are then
+    what splits are stratified by.
     """
 
     sources: Sequence[Source] | npt.NDArray[np.uint8]
@@ -84,6 +86,7 @@ class Listing:
     labels: npt.NDArray[np.int64]
     groups: tuple[str, ...] = ()
     max_pixels: int = MAX_PIXELS
+    boxes: tuple[Boxes, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from wideresnet.data.boxes import Boxes
 from wideresnet.data.decoding import Survey
 from wideresnet.data.listing import Data, Listing
 from wideresnet.data.pictures import Pictures
 from wideresnet.data.streams import Stream
 
 Lost = Mapping[str, Any]
-"""part: of the data; row: there; name; reason; label: its class's number; digest (hexadecimal) and sums: of Survey."""
+"""part: of the data; row: there; name; reason; label: its class's number; digest (hexadecimal) and sums: of Survey;
+boxes, where it has some."""
 
 
 def losses(pictures: Pictures) -> list[dict[str, Any]]:
@@ -29,7 +31,8 @@ def facts_of(row: int, parts: Mapping[str, Listing], surveys: Mapping[str, Surve
         if row < len(listing):
             found = surveys[part]
             label, sums = int(listing.labels[row]), found.sums[row].tolist()
-            return {"part": part, "row": row, "label": label, "digest": found.digests[row].hex(), "sums": sums}
+            own = {"boxes": listing.boxes[row].to_dict()} if listing.boxes else {}
+            return {"part": part, "row": row, "label": label, "digest": found.digests[row].hex(), "sums": sums, **own}
         row -= len(listing)
     raise IndexError(row)
 
@@ -47,6 +50,7 @@ def with_lost(data: Data, lost: Sequence[Lost]) -> Data:
             names=(*listing.names[:row], one["name"], *listing.names[row:]),
             labels=np.insert(listing.labels, row, one["label"]),
             groups=(*listing.groups[:row], "", *listing.groups[row:]) if listing.groups else (),
+            boxes=(*listing.boxes[:row], Boxes.from_dict(one["boxes"]), *listing.boxes[row:]) if listing.boxes else (),
         )
     gone = {one["name"] for one in lost}
     return dataclasses.replace(data, splits=parts, bad=tuple(file for file in data.bad if file.name not in gone))

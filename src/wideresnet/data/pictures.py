@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wideresnet import files, runtime
+from wideresnet.data.boxes import Boxes
 from wideresnet.data.decoding import Survey, survey
 from wideresnet.data.listing import BadFile, Data, Listing, encoded
 from wideresnet.data.streams import Readable, Stream, chained
@@ -23,20 +24,24 @@ from wideresnet.preprocess import Preprocess, channel_statistics, statistics_of_
 @dataclass(frozen=True, slots=True, eq=False)
 class Pictures:
     """images uint8 [N, C, size, size], in memory or read when indexed; labels int64 [N]; names and digests of N, groups
-    of N or of none."""
+    and boxes of N or of none (as in `Listing`)."""
 
     images: Tensor | Stream
     labels: Tensor
     names: tuple[str, ...]
     digests: tuple[bytes, ...]  # of the upright RGB pixels before resizing: equal for any two files of one picture
     groups: tuple[str, ...] = ()
+    boxes: tuple[Boxes, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
 
     def counts(self, num_classes: int) -> list[int]:
-        """How many pictures each class has."""
-        return torch.bincount(self.labels, minlength=num_classes).tolist()
+        """How many pictures each class has; with boxes, how many of these, without crowds."""
+        labels = self.labels
+        if self.boxes:
+            labels = torch.from_numpy(np.concatenate([one.labels[~one.crowd] for one in self.boxes]))
+        return torch.bincount(labels, minlength=num_classes).tolist()
 
     def shown(self, i: int) -> npt.NDArray[np.uint8]:
         """Picture i as a person sees it: uint8 [size, size, 3], one channel shown three times."""
@@ -48,8 +53,9 @@ class Pictures:
         rows = index.tolist()
         names, digests = tuple(self.names[i] for i in rows), tuple(self.digests[i] for i in rows)
         groups = tuple(self.groups[i] for i in rows) if self.groups else ()
+        boxes = tuple(self.boxes[i] for i in rows) if self.boxes else ()
         images = self.images.take(index) if isinstance(self.images, Stream) else self.images[index]
-        return Pictures(images, self.labels[index], names, digests, groups)
+        return Pictures(images, self.labels[index], names, digests, groups, boxes)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and deviation of each channel, as `channel_statistics` has them, without reading any picture twice."""
@@ -70,6 +76,7 @@ def joined(parts: Sequence[Pictures]) -> Pictures:
         tuple(chain.from_iterable(part.names for part in parts)),
         tuple(chain.from_iterable(part.digests for part in parts)),
         tuple(chain.from_iterable(part.groups or ("",) * len(part) for part in parts)) if grouped else (),
+        tuple(chain.from_iterable(part.boxes for part in parts)),
     )
 
 
@@ -109,7 +116,9 @@ def decode(
 
 def of_survey(listing: Listing, images: Tensor | Stream, found: Survey) -> tuple[Pictures, list[BadFile]]:
     """The pictures of `listing` that could be read, and the others by name. images [N, …]: of all rows."""
-    pictures = Pictures(images, torch.from_numpy(listing.labels), listing.names, found.digests, listing.groups)
+    pictures = Pictures(
+        images, torch.from_numpy(listing.labels), listing.names, found.digests, listing.groups, listing.boxes
+    )
     if found.bad:
         pictures = pictures.take(found.good)
     return pictures, [BadFile(listing.names[i], found.bad[i]) for i in sorted(found.bad)]
@@ -178,12 +187,14 @@ def count_marked(pictures: Pictures, marked: Tensor) -> int:
 
 
 def fingerprint(class_names: Sequence[str], parts: Mapping[str, Pictures]) -> str:
-    """SHA-256 over class names, names of parts, and each picture's digest, label and group, in order: what this data
-    is, wherever it lies."""
+    """SHA-256 over class names, names of parts, and each picture's digest, label, group and boxes, in order: what this
+    data is, wherever it lies."""
     digest = hashlib.sha256("\n".join(class_names).encode())
     for split, pictures in parts.items():
         digest.update(split.encode())
         digest.update(files.sha256(*pictures.digests, pictures.labels.numpy().tobytes()).encode())
         if pictures.groups:  # splits that are made follow from them too
             digest.update(json.dumps(pictures.groups).encode())
+        if pictures.boxes:
+            digest.update(files.sha256(*(one.content for one in pictures.boxes)).encode())
     return digest.hexdigest()

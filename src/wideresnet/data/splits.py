@@ -236,19 +236,23 @@ def hold_out(
 def twins(parts: Mapping[str, Pictures], class_names: Sequence[str]) -> list[str]:
     """What a person should know of identical pictures and of groups: one in two parts, or a picture under two labels.
     A line each."""
-    seen: dict[bytes, list[tuple[str, str, int]]] = defaultdict(list)
+    seen: dict[bytes, list[tuple[str, str, int | bytes]]] = defaultdict(list)
     for split, pictures in parts.items():
-        for digest, name, label in zip(pictures.digests, pictures.names, pictures.labels.tolist(), strict=True):
-            seen[digest].append((split, name, label))
+        said = [one.content for one in pictures.boxes] if pictures.boxes else pictures.labels.tolist()
+        for digest, name, what in zip(pictures.digests, pictures.names, said, strict=True):
+            seen[digest].append((split, name, what))
     leaks = [places for places in seen.values() if len({split for split, _, _ in places}) > 1]
-    clashes = [places for places in seen.values() if len({label for _, _, label in places}) > 1]
+    clashes = [places for places in seen.values() if len({what for _, _, what in places}) > 1]
     lines = []
     if leaks:
         example = " = ".join(name for _, name, _ in leaks[0])
         lines.append(f"{_pictures(len(leaks))} in more than one split, which flatters the figures, as {example}")
     if clashes:
-        example = ", ".join(f"{name} ({class_names[label]})" for _, name, label in clashes[0])
-        lines.append(f"{_pictures(len(clashes))} under more than one label, as {example}")
+        example = ", ".join(
+            name if isinstance(what, bytes) else f"{name} ({class_names[what]})" for _, name, what in clashes[0]
+        )
+        how = "there again with other boxes" if isinstance(clashes[0][0][2], bytes) else "under more than one label"
+        lines.append(f"{_pictures(len(clashes))} {how}, as {example}")
     where: dict[str, dict[str, None]] = defaultdict(dict)
     for split, pictures in parts.items():
         for group in filter(None, pictures.groups):

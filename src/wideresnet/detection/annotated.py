@@ -1,9 +1,17 @@
 """What the files of boxes say, whatever their form: the one value that every reader of them makes. Nothing is checked
 yet against the pictures."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from wideresnet.data.listing import SPLIT_NAMES
+
+
+def split_named(name: str) -> str | None:
+    """What a folder of such a name holds; a year may follow, as in train2017."""
+    return SPLIT_NAMES.get(re.sub(r"[-_]?\d+$", "", name.lower()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,13 +35,13 @@ def read_coco(source: str) -> Found | None:
     if path.is_file() and root.resolve().name == "annotations":
         root = root.resolve().parent
         path = root / "annotations" / path.name
-    files = _files(path) if path.is_dir() else {ALL: path}
+    notes = list[str]()
+    files = _files(path, notes) if path.is_dir() else {ALL: path}
     if not files:
         return None
     contents = {split: _content(file) for split, file in files.items()}
     names = _class_names(files, contents)
-    faults, notes = list[str](), list[str]()
-    splits = {}
+    faults, splits = list[str](), {}
     for split, file in files.items():
         splits[split] = list(_pictures(contents[split], names, root, file, faults=faults, notes=notes))
     where = path.resolve()
@@ -50,7 +50,7 @@ def read_coco(source: str) -> Found | None:
     return Found(name=name, place=str(where), class_names=class_names, splits=splits, faults=faults, notes=notes)
 
 
-def _files(root: Path) -> dict[str, Path]:
+def _files(root: Path, notes: list[str]) -> dict[str, Path]:
     """Split → its file: annotations/instances_train2017.json, train.json, train/_annotations.coco.json…"""
     found = dict[str, Path]()
     for file in files_below(root, (".json",)):
@@ -67,8 +67,9 @@ def _files(root: Path) -> dict[str, Path]:
                 "Move one elsewhere, or name one of them as DATA"
             )
         found[split] = file
-    if len(found) > 1:
-        found.pop(ALL, None)
+    if len(found) > 1 and (other := found.pop(ALL, None)):
+        named = ", ".join(sorted(found))
+        notes.append(f"passed over: {other.relative_to(root)}, whose name says no split, beside files of {named}")
     return {split: found[split] for split in (ALL, *SPLITS) if split in found}
 
 
@@ -89,9 +90,9 @@ def _begins_as_coco(file: Path) -> bool:
             ends = head + opened.read()
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
-    return ends.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"{" and any(
-        f'"{part}"'.encode() in ends for part in ("images", "annotations")
-    )
+    # The middle one of three may lie beyond both ends; files of other programs have one by chance.
+    there = sum(f'"{part}"'.encode() in ends for part in _PARTS)
+    return ends.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"{" and there >= 2
 
 
 def _content(file: Path) -> dict[str, list[dict[str, Any]]]:
@@ -195,10 +196,11 @@ def _pictures(
             )
     for number, row in images.items():
         source = _find(str(row["file_name"]), root, file)
-        sides = row.get("height"), row.get("width")
-        if not all(isinstance(side, int) and side > 0 for side in sides):
+        sides = _number(row.get("height")), _number(row.get("width"))
+        if not all(side is not None and side > 0 and side == int(side) for side in sides):
             faults.append(
-                f"{shown}: image {number} ({row['file_name']}) has the size {sides[1]} × {sides[0]}; expected pixels"
+                f"{shown}: image {number} ({row['file_name']}) has the size "
+                f"{row.get('width')} × {row.get('height')}; expected pixels"
             )
             continue
         inside = source.relative_to(root) if source.is_relative_to(root) else source
@@ -227,5 +229,7 @@ def _find(file_name: str, root: Path, file: Path) -> Path:
     others = [other for other, name in SPLIT_NAMES.items() if name in splits]
     folders = [f"{stem}{year}" for stem in others for year in ("", "2017", "2014")]
     places = [*(root / folder for folder in folders), root, file.parent, *(root / "images" / f for f in ("", *folders))]
-    candidates = [place / file_name for place in places]
+    places += [root / "data", root / "images" / "default"]  # as FiftyOne and CVAT lay them
+    names = dict.fromkeys((file_name, file_name.replace("\\", "/")))  # written on Windows
+    candidates = [place / name for name in names for place in places]
     return next((path for path in candidates if os.path.lexists(path)), candidates[0])

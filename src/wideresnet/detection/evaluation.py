@@ -1,4 +1,5 @@
-"""Boxes found and boxes that are there → COCO's figures. Reads no files and runs no network.
+"""Boxes found and boxes that are there → COCO's figures, and what was right at a threshold. Reads no files and runs no
+network.
 
 The average precision is COCO's own (Lin et al. 2014; cocodataset.org, "Detection evaluation"), computed by
 faster-coco-eval: precision at 101 recalls, averaged over classes and the overlaps 0.50, 0.55, …, 0.95, of the 100
@@ -11,9 +12,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torchvision.ops import box_iou
 
-from wideresnet.detection.reading import Boxes
+from wideresnet.data import Boxes
 from wideresnet.errors import missing_extra
+
+OVERLAP = 0.5  # intersection over union from which a box is the object's, at a threshold
 
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)  # COCO's areas: below 32², below 96², above, in pixels
 
@@ -120,3 +125,122 @@ def _results(found: Sequence[Detections]) -> list[dict[str, Any]]:
 def _sides(box: npt.NDArray[np.float64]) -> list[float]:
     left, top, right, bottom = box.tolist()
     return [left, top, right - left, bottom - top]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Matched:
+    """Of one picture: right bool [M], of the boxes found; neither bool [M], which are no mistake either, as they lie in
+    a crowd; missed bool [T], of the boxes that are there. Each counts once."""
+
+    right: npt.NDArray[np.bool_]
+    neither: npt.NDArray[np.bool_]
+    missed: npt.NDArray[np.bool_]
+
+
+def match(truth: Boxes, found: Detections, threshold: float = 0.0) -> Matched:
+    """As COCO does at one overlap: the surest first, each takes the box of its class that it overlaps most and nobody
+    has; those below the threshold take none and are no mistakes."""
+    overlap = box_iou(torch.from_numpy(found.boxes), torch.from_numpy(truth.boxes)).numpy()  # [M, T]
+    own = (found.labels[:, None] == truth.labels[None]) & (overlap >= OVERLAP)
+    free = ~truth.crowd
+    right = np.zeros(len(found), dtype=np.bool_)
+    neither = found.scores < threshold
+    for row in np.argsort(-found.scores, kind="stable"):
+        if neither[row]:
+            continue
+        if (can := own[row] & free).any():
+            free[np.where(can, overlap[row], -1).argmax()] = False
+            right[row] = True
+        else:
+            neither[row] = _in_crowd(found.boxes[row], truth, int(found.labels[row]))
+    return Matched(right, neither, free & ~truth.crowd)
+
+
+def _in_crowd(box: npt.NDArray[np.float64], truth: Boxes, label: int) -> bool:
+    """Whether half of it lies in one."""
+    crowds = truth.boxes[truth.crowd & (truth.labels == label)]
+    sides = np.minimum(crowds[:, 2:], box[2:]) - np.maximum(crowds[:, :2], box[:2])
+    return bool((sides.clip(0).prod(1) >= OVERLAP * (box[2:] - box[:2]).prod()).any())
+
+
+def best_threshold(truths: Sequence[Boxes], found: Sequence[Detections]) -> float:
+    """The score from which on boxes are shown: where F1, of all classes together, is the highest; in the middle to the
+    next lower score. 0.5 where nothing is right at any."""
+    scores, right = [np.empty(0)], [np.empty(0, dtype=np.bool_)]
+    for truth, one in zip(truths, found, strict=True):
+        matched = match(truth, one)
+        scores.append(one.scores[~matched.neither])
+        right.append(matched.right[~matched.neither])
+    all_scores, all_right = np.concatenate(scores), np.concatenate(right)
+    if not all_right.any():
+        return 0.5
+    order = np.argsort(-all_scores, kind="stable")
+    hits, there = np.cumsum(all_right[order]), sum(int((~truth.crowd).sum()) for truth in truths)
+    f1, sorted_scores = 2 * hits / (np.arange(1, len(order) + 1) + there), all_scores[order]
+    of_equals_the_last = np.append(sorted_scores[1:] < sorted_scores[:-1], True)  # no threshold parts equal scores
+    lowest = sorted_scores[np.where(of_equals_the_last, f1, -1.0).argmax()]
+    below = sorted_scores[sorted_scores < lowest]
+    return float((lowest + (below[0] if len(below) else 0.0)) / 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BoxEvaluation:
+    """What a detector found on one split of one data set; the average precision is over all scores, all else at the
+    threshold."""
+
+    data: str  # DATA as the user wrote it
+    split: str
+    engine: str
+    class_names: tuple[str, ...]
+    names: tuple[str, ...]  # each picture's name for a person
+    truths: tuple[Boxes, ...]
+    found: tuple[Detections, ...]
+    threshold: float
+    coco: Figures
+
+    @property
+    def matched(self) -> list[Matched]:
+        return [match(truth, one, self.threshold) for truth, one in zip(self.truths, self.found, strict=True)]
+
+    def at_threshold(self) -> list[tuple[int, int, int]]:
+        """Of each class: right, false alarms, missed."""
+        counts = np.zeros((len(self.class_names), 3), dtype=np.int64)
+        for truth, one, matched in zip(self.truths, self.found, self.matched, strict=True):
+            wrong = ~matched.right & ~matched.neither
+            for column, labels in enumerate(
+                (one.labels[matched.right], one.labels[wrong], truth.labels[matched.missed])
+            ):
+                counts[:, column] += np.bincount(labels, minlength=len(self.class_names))
+        return [(int(a), int(b), int(c)) for a, b, c in counts]
+
+    def figures(self) -> dict[str, Any]:
+        """Every figure under its name, ready for JSON; what is not defined is None, never NaN."""
+        coco = {field: getattr(self.coco, field) for field in AVERAGES}
+        rows = zip(self.class_names, self.coco.classes, self.at_threshold(), strict=True)
+        return {
+            "data": self.data,
+            "split": self.split,
+            "engine": self.engine,
+            "num_images": len(self.names),
+            "num_boxes": sum(one.count for one in self.coco.classes),
+            **coco,
+            "threshold": self.threshold,
+            "classes": [
+                {
+                    "class_name": name,
+                    "count": one.count,
+                    "ap": one.ap,
+                    "ap50": one.ap50,
+                    "precision": _share(right, right + wrong),
+                    "recall": _share(right, right + missed),
+                }
+                for name, one, (right, wrong, missed) in rows
+            ],
+        }
+
+
+AVERAGES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -5,6 +5,7 @@ However the files say it, boxes come out as left, top, right, bottom in pixels o
 pixel's left edge being 0.
 """
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wideresnet import runtime
-from wideresnet.data.listing import BadFile
+from wideresnet.data import BadFile, Boxes, Data, Listing
 from wideresnet.detection.annotated import Annotated, Found
 from wideresnet.detection.coco import read_coco
 from wideresnet.detection.voc import read_voc
@@ -24,47 +25,8 @@ from wideresnet.errors import DataError, ImageError
 from wideresnet.images import MAX_PIXELS, TURNS, shape_of
 
 SHOWN = 20  # lines of a list, for people
+_WIDEST = 400  # signs of one
 EDGE = 1.0  # pixels that a box may reach beyond its picture without a word: forms round, and some count from 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Boxes:
-    """Of one upright picture of height × width pixels: boxes float64 [M, 4], all of them within it and with an area;
-    labels int64 [M] into class_names; crowd bool [M], see `Object`; areas float64 [M], of the objects."""
-
-    height: int
-    width: int
-    boxes: npt.NDArray[np.float64]
-    labels: npt.NDArray[np.int64]
-    crowd: npt.NDArray[np.bool_]
-    areas: npt.NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BoxListing:
-    """Pictures of one split, each with its boxes; `names` are for people."""
-
-    sources: tuple[Path, ...]
-    names: tuple[str, ...]
-    boxes: tuple[Boxes, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BoxData:
-    """As `data.Data`, of boxes: `bad` are pictures that cannot be read, in no split."""
-
-    name: str
-    place: str
-    class_names: tuple[str, ...]
-    splits: Mapping[str, BoxListing]
-    notes: tuple[str, ...] = ()
-    bad: tuple[BadFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +42,13 @@ READERS: tuple[Reader, ...] = (
 )
 
 
-def read_boxes(source: str | Path, *, max_pixels: int = MAX_PIXELS) -> BoxData:
-    """What `source` names. Boxes beyond a picture's edge are cut, and those without an area, outside or twice there are
-    left out; `notes` lists them. Raises DataError with all that cannot be mended so: unknown classes, boxes that are
-    no numbers, pictures of another size than their file says.
-    """
+def read_boxes(source: str | Path, *, max_pixels: int = MAX_PIXELS) -> Data:
+    """What `source` names, each listing with its boxes. Boxes beyond a picture's edge are cut, and those without an
+    area, outside or twice there are left out; `notes` lists them. Raises DataError with all that cannot be mended so:
+    unknown classes, boxes that are no numbers, pictures of another size than their file says."""
     source = str(source)
+    if source.encode(errors="ignore").decode() != source:
+        raise DataError(f"{source!r}: a name that is not UTF-8 cannot be written into a run; rename it")
     if not os.path.exists(source):  # noqa: PTH110 - Path's raises where the name is too long
         raise DataError(f"{source}: no such file or folder; check the spelling")
     what, found = next(((one.what, found) for one in READERS if (found := one.read(source)) is not None), ("", None))
@@ -101,7 +64,26 @@ def read_boxes(source: str | Path, *, max_pixels: int = MAX_PIXELS) -> BoxData:
     if not any(len(boxes) for listing in splits.values() for boxes in listing.boxes):
         raise DataError(f"{source}: read as {what}, and there is not one box in it")
     notes = (*found.notes, *check.notes(), *_of_pictures(splits, found.class_names))
-    return BoxData(found.name, found.place, found.class_names, splits, notes, tuple(check.bad))
+    splits = _with_strata(splits, len(found.class_names))
+    return Data(found.name, found.place, found.class_names, splits, notes, tuple(check.bad))
+
+
+def _with_strata(splits: Mapping[str, Listing], num_classes: int) -> dict[str, Listing]:
+    """Labels that splits are made by: of each picture the rarest of its classes, by the pictures that have it, so that
+    no part is without it; a number more for those without boxes."""
+    own = {split: [np.unique(one.labels) for one in listing.boxes] for split, listing in splits.items()}
+    pictures = np.zeros(num_classes, dtype=np.int64)
+    for classes in (each for part in own.values() for each in part):
+        pictures[classes] += 1
+    return {
+        split: dataclasses.replace(
+            listing,
+            labels=np.array(
+                [min(each, key=lambda c: pictures[c], default=num_classes) for each in own[split]], dtype=np.int64
+            ),
+        )
+        for split, listing in splits.items()
+    }
 
 
 def _things(one: str, lines: Sequence[str]) -> str:
@@ -110,7 +92,13 @@ def _things(one: str, lines: Sequence[str]) -> str:
 
 def _list(lines: Sequence[str]) -> str:
     more = [f"  … and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return "\n".join([*(f"  {line}" for line in lines[:SHOWN]), *more])
+    return "\n".join([*(f"  {_on_a_line(line)}" for line in lines[:SHOWN]), *more])
+
+
+def _on_a_line(text: str) -> str:
+    """Names are strangers': they may be long, or hold signs that move the cursor."""
+    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+    return shown if len(shown) <= _WIDEST else f"{shown[:_WIDEST]}…"
 
 
 @dataclass(slots=True)
@@ -140,8 +128,14 @@ class _Check:
         }
         return [f"{what}\n{_list(lines)}" for what, lines in said.items() if lines]
 
-    def listing(self, pictures: Sequence[Annotated]) -> BoxListing:
+    def listing(self, pictures: Sequence[Annotated]) -> Listing:
         kept = list[tuple[Path, str, Boxes]]()
+        files = Counter(one.source for one in pictures)
+        self.faults += [
+            f"{source}: described {count} times in one split; join its boxes"
+            for source, count in files.items()
+            if count > 1
+        ]
         with runtime.thread_pool() as pool:
             shapes = pool.map(lambda one: _shape(one.source, self.max_pixels), pictures)
             for one, shape in zip(pictures, shapes, strict=True):
@@ -150,7 +144,7 @@ class _Check:
                 elif (boxes := self._boxes(one, *shape)) is not None:
                     kept.append((one.source, one.name, boxes))
         sources, names, each = zip(*kept, strict=True) if kept else ((), (), ())
-        return BoxListing(sources, names, each)
+        return Listing(sources, names, np.zeros(len(names), dtype=np.int64), max_pixels=self.max_pixels, boxes=each)
 
     def _boxes(self, one: Annotated, height: int, width: int, orientation: int) -> Boxes | None:
         """None, and a fault, where the picture is not the one that was annotated."""
@@ -218,7 +212,7 @@ def _shape(source: Path, max_pixels: int) -> tuple[int, int, int] | ImageError:
         return error
 
 
-def _of_pictures(splits: Mapping[str, BoxListing], class_names: Sequence[str]) -> list[str]:
+def _of_pictures(splits: Mapping[str, Listing], class_names: Sequence[str]) -> list[str]:
     """What a person should know of whole pictures and classes."""
     notes = list[str]()
     for split, listing in splits.items():

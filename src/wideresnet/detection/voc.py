@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from wideresnet.data.folders import files_below, files_in, subfolders
-from wideresnet.data.listing import ALL, SPLIT_NAMES, SPLITS, class_order
+from wideresnet.data.folders import files_below, files_in, pictures_below, subfolders
+from wideresnet.data.listing import ALL, SPLITS, class_order
 from wideresnet.data.texts import finite, read_text
-from wideresnet.detection.annotated import Annotated, Found, Object
+from wideresnet.detection.annotated import Annotated, Found, Object, split_named
 from wideresnet.errors import DataError
 from wideresnet.images import SUFFIXES
 
@@ -23,7 +23,7 @@ def read_voc(source: str) -> Found | None:
     """None of what is no folder with `Annotations`, or with .xml files in it or in those of its splits. Raises
     DataError on lists that name what is not there; what is wrong with single files is told of in `faults`."""
     root, faults = Path(source), list[str]()
-    found = _files(root) if root.is_dir() else {}
+    found = _files(root, faults) if root.is_dir() else {}
     if not found:
         return None
     splits = {}
@@ -31,33 +31,64 @@ def read_voc(source: str) -> Found | None:
         read = (_picture(file, root, faults) for file in files)
         splits[split] = [picture for picture in read if picture is not None]
     names = class_order({one.class_name for part in splits.values() for each in part for one in each.objects})
-    where = root.resolve()
-    return Found(name=where.name, place=str(where), class_names=names, splits=splits, faults=faults)
+    where, notes = root.resolve(), list[str]()
+    described = {each.source for part in splits.values() for each in part}
+    pictures = list(pictures_below(root / "JPEGImages")) if (root / "JPEGImages").is_dir() else []
+    if without := [picture.name for picture in pictures if picture not in described]:
+        notes.append(f"passed over, in no list or without a file of boxes: {len(without)} pictures, as {without[0]}")
+    return Found(name=where.name, place=str(where), class_names=names, splits=splits, faults=faults, notes=notes)
 
 
-def _files(root: Path) -> dict[str, list[Path]]:
+def _files(root: Path, faults: list[str]) -> dict[str, list[Path]]:
     """Split → its files."""
     if (root / "Annotations").is_dir():
-        named = {file.stem: file for file in files_below(root / "Annotations", (".xml",))}
-        # trainval.txt holds both the first again.
+        named = dict[str, Path]()
+        for file in files_below(root / "Annotations", (".xml",)):
+            if (other := named.setdefault(file.stem, file)) != file:
+                faults.append(f"{file.relative_to(root)}: named as {other.relative_to(root)}; rename one of them")
+        # trainval.txt holds both the first again; where it stands alone, it is what there is to train on.
         lists = {split: root / "ImageSets" / "Main" / f"{split}.txt" for split in SPLITS}
+        if not lists["train"].is_file():
+            lists["train"] = root / "ImageSets" / "Main" / "trainval.txt"
         if there := {split: file for split, file in lists.items() if file.is_file()}:
             return {split: _listed(file, named) for split, file in there.items()}
         return {ALL: list(named.values())} if named else {}
     found = dict[str, list[Path]]()
     for folder in subfolders(root):
-        if (split := SPLIT_NAMES.get(folder.name.lower())) and (files := list(files_below(folder, (".xml",)))):
+        if (split := split_named(folder.name)) and (files := _of_voc(files_below(folder, (".xml",)))):
             found.setdefault(split, []).extend(files)
-    if not found and (files := list(files_in(root, (".xml",)))):
+    if not found and (files := _of_voc(files_in(root, (".xml",)))):
         return {ALL: files}
     return {split: found[split] for split in SPLITS if split in found}
 
 
+def _of_voc(files: Iterator[Path]) -> list[Path]:
+    """Without XML of other programs, which may lie anywhere."""
+    kept = []
+    for file in files:
+        try:
+            if file.is_file():
+                with file.open("rb") as opened:
+                    if b"<annotation" in opened.read(4096).replace(b"\0", b""):
+                        kept.append(file)
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    return kept
+
+
 def _listed(file: Path, files: dict[str, Path]) -> list[Path]:
-    names = [line.split()[0] for line in read_text(file).splitlines() if line.strip()]
-    if missing := [name for name in names if name not in files]:
-        raise DataError(f"{file}: {missing[0]} (and {len(missing) - 1} more) is not in Annotations; remove the line")
-    return [files[name] for name in names]
+    """A line is a picture's name, maybe with its ending, a path before it, or a class's mark after it."""
+    found, missing = list[Path](), list[str]()
+    for line in filter(None, map(str.strip, read_text(file).splitlines())):
+        tried = (line, Path(line).stem, line.split()[0], Path(line.split()[0]).stem)
+        if name := next((name for name in tried if name in files), None):
+            found.append(files[name])
+        else:
+            missing.append(line)
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise DataError(f"{file}: {missing[0]}{more} is not in Annotations; remove the line")
+    return found
 
 
 def _picture(file: Path, root: Path, faults: list[str]) -> Annotated | None:
@@ -67,7 +98,7 @@ def _picture(file: Path, root: Path, faults: list[str]) -> Annotated | None:
             raise ValueError("no file")
         content = file.read_bytes()
         # Entities may unpack to gigabytes or name other files; VOC has none.
-        if b"<!ENTITY" in content:
+        if b"<!ENTITY" in content.replace(b"\0", b""):  # UTF-16 too
             raise ElementTree.ParseError("declares entities")
         tree = ElementTree.fromstring(content)
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from wideresnet.data.folders import files_in, pictures_below, subfolders
-from wideresnet.data.listing import ALL, SPLIT_NAMES, SPLITS
+from wideresnet.data.folders import files_below, files_in, pictures_below, subfolders
+from wideresnet.data.listing import ALL, SPLITS
 from wideresnet.data.texts import finite, read_text
-from wideresnet.detection.annotated import Annotated, Found, Object
+from wideresnet.detection.annotated import Annotated, Found, Object, split_named
 from wideresnet.errors import DataError, missing_extra
+from wideresnet.images import SUFFIXES
 
 _LISTS = ("classes.txt", "obj.names")
 
@@ -26,36 +27,86 @@ def read_yolo(source: str) -> Found | None:
     if not path.is_dir() and not (path.is_file() and path.suffix.lower() in (".yaml", ".yml")):
         return None
     root = path if path.is_dir() else path.parent
-    pairs = _pairs(root)
+    pairs = _pairs_of_yaml(path) or _pairs(root)
     if not pairs and path.is_dir():
         return None
     if not pairs:
         raise DataError(
             f"{root}: no folders images and labels beside {path.name}; expected images/train, labels/train…"
         )
-    names, faults = _class_names(path, root), list[str]()
+    names, faults, notes = _class_names(path, root), list[str](), list[str]()
     splits = {}
     for split, (images, labels) in pairs.items():
-        splits[split] = [
-            _picture(each, images, labels, root=root, names=names, faults=faults) for each in pictures_below(images)
-        ]
+        pictures = list(pictures_below(images))
+        splits[split] = [_picture(each, images, labels, root=root, names=names, faults=faults) for each in pictures]
+        own = {(labels / each.relative_to(images)).with_suffix(".txt") for each in pictures}
+        files = [file for file in files_below(labels, (".txt",)) if file.name not in _LISTS]
+        if lone := [file.name for file in files if file not in own]:
+            notes.append(f"{split}: passed over, without a picture in {images}: {len(lone)} files, as {lone[0]}")
+    if ALL not in pairs and (
+        loose := list(files_in(root / "images", tuple(SUFFIXES))) if (root / "images").is_dir() else []
+    ):
+        notes.append(f"passed over, beside the folders of splits: {len(loose)} pictures, as {loose[0].name}")
     where = root.resolve()
-    return Found(name=where.name, place=str(path.resolve()), class_names=names, splits=splits, faults=faults)
+    return Found(
+        name=where.name, place=str(path.resolve()), class_names=names, splits=splits, faults=faults, notes=notes
+    )
+
+
+def _pairs_of_yaml(path: Path) -> dict[str, tuple[Path, Path]]:
+    """Where data.yaml says that the splits lie, if they all do: as Ultralytics reads it, `path` before each, and labels
+    where `images` is in a picture's path. Files that were moved, or made for another machine, often say what is not so;
+    then the folders' names tell."""
+    if path.is_dir() or not isinstance(content := _yaml(path), dict):
+        return {}
+    said = {
+        split: content[key] for key, split in (("train", "train"), ("val", "val"), ("test", "test")) if content.get(key)
+    }
+    found = dict[str, tuple[Path, Path]]()
+    for split, value in said.items():
+        if not isinstance(value, str):
+            return {}
+        base = content.get("path")
+        bases = [path.parent / base] if isinstance(base, str) else []
+        images = next((place for one in (*bases, path.parent) if (place := one / value).is_dir()), None)
+        if images is None:
+            return {}
+        if (images / "images").is_dir():
+            images = images / "images"
+        parts = list(images.resolve().parts)
+        if "images" not in parts:
+            return {}
+        last = len(parts) - 1 - parts[::-1].index("images")
+        labels = Path(*parts[:last], "labels", *parts[last + 1 :])
+        if not labels.is_dir():
+            return {}
+        found[split] = (Path(*parts), labels)
+    return found if "train" in found else {}
 
 
 def _pairs(root: Path) -> dict[str, tuple[Path, Path]]:
     """Split → its folders of pictures and of labels."""
     found = dict[str, tuple[Path, Path]]()
     if (root / "images").is_dir() and (root / "labels").is_dir():
-        splits = {SPLIT_NAMES[f.name.lower()]: f for f in subfolders(root / "images") if f.name.lower() in SPLIT_NAMES}
-        found = {split: (images, root / "labels" / images.name) for split, images in splits.items()}
+        for images in subfolders(root / "images"):
+            if split := split_named(images.name):
+                _add(found, split, images, root / "labels" / images.name)
         found = found or {ALL: (root / "images", root / "labels")}
     else:
         for folder in subfolders(root):
-            split = SPLIT_NAMES.get(folder.name.lower())
-            if split and (folder / "images").is_dir() and (folder / "labels").is_dir():
-                found[split] = (folder / "images", folder / "labels")
+            if (split := split_named(folder.name)) and (folder / "images").is_dir():
+                _add(found, split, folder / "images", folder / "labels")
     return {split: found[split] for split in (ALL, *SPLITS) if split in found}
+
+
+def _add(found: dict[str, tuple[Path, Path]], split: str, images: Path, labels: Path) -> None:
+    if split in found:
+        raise DataError(
+            f"{images}: a second folder of {split} beside {found[split][0]}; join them, or move one elsewhere"
+        )
+    if not labels.is_dir():
+        raise DataError(f"{images}: pictures without a folder of labels; expected {labels}")
+    found[split] = (images, labels)
 
 
 def _class_names(path: Path, root: Path) -> tuple[str, ...]:

@@ -3,30 +3,37 @@
 from wideresnet.jobs.candidates import Candidate, described
 from wideresnet.jobs.converting import Converted, convert
 from wideresnet.jobs.demo import demo
+from wideresnet.jobs.detectors import evaluate_detector, train_detector
 from wideresnet.jobs.evaluation import evaluate
+from wideresnet.jobs.finding import BoxAnswer, as_coco, find_boxes
 from wideresnet.jobs.importing import DATA_SETS, Imported, import_checkpoint
 from wideresnet.jobs.lr_range import LrSearch, find_lr
 from wideresnet.jobs.overview import describe_machine, describe_model, list_dialects, list_models, list_runs
 from wideresnet.jobs.prediction import listed, predict
-from wideresnet.jobs.running import Run
+from wideresnet.jobs.running import BoxRun, Run
 from wideresnet.jobs.sharing import load, push_to_hub
 from wideresnet.jobs.training import resume, train
 from wideresnet.jobs.tuning import Tune, resume_tune, tune
 
 __all__ = [
     "DATA_SETS",
+    "BoxAnswer",
+    "BoxRun",
     "Candidate",
     "Converted",
     "Imported",
     "LrSearch",
     "Run",
     "Tune",
+    "as_coco",
     "convert",
     "demo",
     "describe_machine",
     "describe_model",
     "described",
     "evaluate",
+    "evaluate_detector",
+    "find_boxes",
     "find_lr",
     "import_checkpoint",
     "list_dialects",
@@ -39,5 +46,6 @@ __all__ = [
     "resume",
     "resume_tune",
     "train",
+    "train_detector",
     "tune",
 ]

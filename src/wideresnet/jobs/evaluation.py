@@ -49,10 +49,7 @@ def evaluate(
     report if `report_file` is given. Raises ModelFileError, UsageError, DataError (a class that the model does not
     know, unreadable pictures).
     """
-    if report_file is not None:
-        if not Path(report_file).absolute().parent.is_dir():
-            raise UsageError(f"--report {report_file}: expected a file in a folder that exists")
-        files.check_replaceable(Path(report_file), ".html", "--report")
+    check_report(report_file)
     if tta not in (known := get_args(engines.TTA)):
         raise UsageError(f"--tta {tta}{nearest(tta, known)}")
     predictor = load(model, device, engine=engine, download=download)
@@ -72,7 +69,7 @@ def evaluate(
     notes = loaded.notes
     fingerprint = data_room.fingerprint(listing.class_names, loaded.parts)
     parts = _with_labels_of(loaded.parts, listing, card.class_names)
-    parts, found = _parts_of_training(parts, fingerprint, card)
+    parts, found = parts_of_training(parts, fingerprint, card)
     notes += found
     split = split or next(name for name in ("test", "val", ALL, "train") if name in parts)
     if split not in parts:
@@ -121,6 +118,15 @@ def evaluate(
     return evaluation
 
 
+def check_report(file: str | Path | None) -> None:
+    """Raises UsageError, before any work, where a report cannot be written, or would take another file's place."""
+    if file is None:
+        return
+    if not Path(file).absolute().parent.is_dir():
+        raise UsageError(f"--report {file}: expected a file in a folder that exists")
+    files.check_replaceable(Path(file), ".html", "--report")
+
+
 def _with_labels_of(parts: dict[str, Pictures], data: Data, class_names: tuple[str, ...]) -> dict[str, Pictures]:
     """The same pictures, their labels counted in the model's order of classes. Raises DataError on an unknown class."""
     new_label = torch.tensor([class_names.index(name) if name in class_names else -1 for name in data.class_names])
@@ -149,7 +155,7 @@ def _some(class_names: tuple[str, ...]) -> str:
     return ", ".join(class_names[:3]) + (", …" if len(class_names) > 3 else "")
 
 
-def _parts_of_training(
+def parts_of_training(
     parts: dict[str, Pictures], fingerprint: str, card: Card
 ) -> tuple[dict[str, Pictures], list[str]]:
     """The parts made in training, if these are the pictures of training and have no parts of their own."""

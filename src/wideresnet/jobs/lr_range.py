@@ -105,8 +105,8 @@ def find_lr(
     with engines.threads(config.engine, config.threads), runtime.memory_kept(), data_room.workers_watched():
         curve = lr_range.run(
             prepared.new_state(),
-            prepared.batches(),
-            prepared.loss(),
+            prepared.task.batches(prepared),
+            prepared.task.loss(prepared),
             recipe=config.recipe,
             seed=config.seed,
             watch=watch,

@@ -83,16 +83,21 @@ def list_runs(folder: str | Path = "runs") -> list[dict[str, Any]]:
 
 def _progress(run: Path, epochs: int) -> dict[str, Any]:
     rows = list(csv.DictReader((run / runs.METRICS).open(encoding="utf-8"))) if (run / runs.METRICS).exists() else []
-    best = max((float(row["val_accuracy"]) for row in rows if row.get("val_accuracy")), default=None)
+    best = {
+        key: max((float(row[key]) for row in rows if row.get(key)), default=None) for key in ("val_accuracy", "val_ap")
+    }
     figures: dict[str, Any] = {}
     if (run / runs.MODEL).exists():
         figures = dict(read_card(run / runs.MODEL).figures)
     return {
         "epochs": f"{len(rows)}/{epochs}",
-        "val_accuracy": best,
+        "val_accuracy": best["val_accuracy"],
         "split": figures.get("split"),
         "accuracy": figures.get("accuracy"),
         "interval": figures.get("accuracy_interval"),
+        **(
+            {"val_ap": best["val_ap"], "ap": figures.get("ap")} if best["val_ap"] is not None or "ap" in figures else {}
+        ),
     }
 
 
@@ -110,16 +115,18 @@ def _progress_of_folds(run: Path, config: runs.Config) -> dict[str, Any]:
 
 def describe_model(model: str | Path, *, download: bool = False) -> dict[str, Any]:
     """What a model file says of itself, as `wrn info MODEL` shows it. `model` and download: as `load`'s."""
-    file = load_model(hub.model_file(model, download=download))
+    file = load_model(hub.model_file(model, download=download), "classification", "detection")
     card = file.card
+    scale = {"threshold": card.threshold} if card.task == "detection" else {"temperature": card.temperature}
     return {
+        "task": card.task,
         "network": networks.arch_name(card.architecture),
         "architecture": dict(card.architecture),
         "parameters": sum(p.numel() for p in file.model.parameters()),
         "weights": card.weights,
         "classes": list(card.class_names),
         "preprocess": card.preprocess.to_dict(),
-        "temperature": card.temperature,
+        **scale,
         "figures": dict(card.figures),
         "trained": dict(card.trained),
         **(

@@ -12,6 +12,7 @@ from torch import nn
 from wideresnet import data as data_room
 from wideresnet import engines, kernels, networks, recipes, runs, runtime
 from wideresnet.data import Data
+from wideresnet.detection import read_boxes
 from wideresnet.errors import DataError, UsageError, nearest
 from wideresnet.jobs import transfer
 from wideresnet.jobs.transfer import Source
@@ -134,8 +135,18 @@ def plan(
     return Plan(config, listing, source, side, computed_by)
 
 
-def versions(arch: str, device: str) -> dict[str, str]:
-    """Of all that a run's numbers depend on; of our kernels, where they train or judge its epochs, the build."""
+def listing_of(config: runs.Config, watch: runtime.Watch) -> Data:
+    """The data that a run was begun with, as it is now."""
+    if config.detector is None:
+        return data_room.read(config.data, config.reading, watch)
+    return read_boxes(config.data, max_pixels=data_room.most_pixels(config.reading.max_pixels))
+
+
+def versions(arch: str, device: str, *, boxes: bool = False) -> dict[str, str]:
+    """Of all that a run's numbers depend on; of our kernels, where they train or judge its epochs, the build. boxes:
+    a detector's are trained and judged by torch."""
+    if boxes:
+        return runtime.versions()
     known = device == "cpu" and networks.libraries.named(arch) is None
     ours = {"kernels": build} if known and (build := kernels.build()) != "none" else {}
     return runtime.versions() | networks.libraries.versions(arch) | ours
@@ -164,7 +175,7 @@ def changed(config: runs.Config, world: World) -> tuple[runs.Config, dict[str, s
     if config.processor and now.device == "cpu" and config.processor != runtime.processor():
         now = dataclasses.replace(now, processor=runtime.processor())
         found["processor"] = f"{config.processor} → {now.processor}"
-    own = versions(config.arch, config.device)
+    own = versions(config.arch, config.device, boxes=config.detector is not None)
     names = [name for name in {**config.versions, **own} if config.versions.get(name) != own.get(name)]
     if names := [f"{name} {config.versions.get(name, 'none')} → {own.get(name, 'none')}" for name in names]:
         now = dataclasses.replace(now, versions=own)

@@ -2,22 +2,26 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from wideresnet import classification, engines, networks, recipes, runs, runtime, training
 from wideresnet import data as data_room
 from wideresnet.data import Data, Pictures, Splits
+from wideresnet.detection import BoxEvaluation
 from wideresnet.errors import DataError, UsageError
-from wideresnet.jobs import transfer
+from wideresnet.evaluation import Evaluation
+from wideresnet.jobs import classifying, detecting, transfer
 from wideresnet.jobs.planning import check_values_of_bn
 from wideresnet.jobs.transfer import Source
 from wideresnet.preprocess import Preprocess
-from wideresnet.processes import ALONE, World, synchronise_bn
+from wideresnet.processes import ALONE, World
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,32 +70,27 @@ class Prepared:
     def device(self) -> torch.device:
         return torch.device(self.config.device)
 
+    @property
+    def task(self) -> "Task":
+        return classifying if self.config.detector is None else detecting
+
     def new_state(self) -> training.State:
         """The network as it is before the first step: a function of the seed."""
         torch.manual_seed(runtime.derive_seed(self.config.seed, "weights"))
-        config, recipe = self.config, self.config.recipe
-        arch = config.arch if self.source is None else self.source.file.card.architecture
-        model = networks.create(arch, len(self.class_names), in_channels=config.in_channels, dropout_p=recipe.dropout_p)
-        if recipe.sync_bn and self.world.size > 1:
-            synchronise_bn(model)
-        if self.source is not None:
-            transfer.take_over(model, self.class_names, self.source)
-        networks.freeze(model, config.freeze)
-        scales = networks.lr_scales(model, recipe.layer_decay)
+        config, model = self.config, self.task.network(self)
+        scales = networks.lr_scales(model, config.recipe.layer_decay)
         model = engines.to_device(model, self.device, config.engine)
-        return training.start(model, recipe, scales, config.engine)
+        return training.start(model, config.recipe, scales, config.engine)
 
-    def batches(self) -> classification.Batches:
-        config = self.config
-        return classification.batches(
-            self.train, self.preprocess, config.recipe, config.seed, self.device, world=self.world
-        )
 
-    def loss(self) -> training.Loss:
-        recipe, weights = self.config.recipe, None
-        if recipe.class_weights:
-            weights = classification.class_weights(self.train.labels, len(self.class_names)).to(self.device)
-        return classification.loss(recipe, weights)
+class Task(Protocol):
+    """In what trainings differ by what their networks answer; modules are such, `classifying` and `detecting`."""
+
+    def network(self, prepared: Prepared, /) -> nn.Module: ...
+    def batches(self, prepared: Prepared, /) -> Callable[[int, int], Iterable[Any]]: ...
+    def loss(self, prepared: Prepared, /) -> training.Loss: ...
+    def validation(self, prepared: Prepared, /) -> Callable[[nn.Module], dict[str, float]]: ...
+    def judge(self, prepared: Prepared, state: training.State, folder: Path, /) -> Evaluation | BoxEvaluation: ...
 
 
 def with_epochs(prepared: Prepared, epochs: int, changes: Mapping[str, Any]) -> Prepared:
@@ -99,7 +98,7 @@ def with_epochs(prepared: Prepared, epochs: int, changes: Mapping[str, Any]) -> 
     the user has given (`changes`)."""
     config, given = prepared.config, {field: value for field, value in changes.items() if value is not None}
     wanted: dict[str, Any] = {field: given[field] for field in ("warmup_epochs", "milestones") if field in given}
-    if config.recipe.times_default and not {"crop_padding", "zoom"} & given.keys():
+    if config.recipe.times_default and config.detector is None and not {"crop_padding", "zoom"} & given.keys():
         wanted |= {"crop_padding": recipes.crop_padding(config.size, epochs)}
     fitted = recipes.change(config.recipe, {**wanted, "epochs": epochs})
     return dataclasses.replace(prepared, config=dataclasses.replace(config, recipe=fitted))
@@ -150,7 +149,9 @@ def decoded(
         loaded = data_room.load(listing, prepare, cache=cache, max_bad=config.max_bad, lost=lost, watch=watch)
         parts = loaded.parts
         fingerprint = data_room.fingerprint(listing.class_names, parts)
-        parts, class_names, dropped = _drop_unreadable_classes(parts, listing.class_names)
+        class_names, dropped = listing.class_names, list[str]()
+        if config.detector is None:
+            parts, class_names, dropped = _drop_unreadable_classes(parts, class_names)
         notes = [*listing.notes, *loaded.notes, *dropped, *data_room.twins(parts, class_names)]
         return Decoded(listing.name, class_names, parts, prepare, fingerprint, tuple(notes), loaded.kept, source)
 
@@ -165,7 +166,7 @@ def divided(config: runs.Config, data: Decoded, watch: runtime.Watch, *, world: 
     """The cheap half of `prepare`: what is trained on, chosen by and judged on; with its statistics."""
     splits, notes = split(config, data)
     if data.source is not None:
-        notes += transfer.notes(data.source, config, data.class_names, splits)
+        notes += transfer.notes(data.source, config, data.class_names, splits) if config.detector is None else []
     elif config.freeze:
         notes.append(f"{', '.join(config.freeze)}: frozen as drawn, for nothing was learnt yet; --init MODEL has it")
     mean, std = splits.parts["train"].statistics()
@@ -267,7 +268,8 @@ def fit_to_data(prepared: Prepared) -> Prepared:
         )
     fewest = max(1, smallest // recipe.accumulate)
     what = f"batch_size={batch_size}, a part of a batch being {fewest},"
-    check_values_of_bn(fewest, config.size, what, networks.stride(config.arch))
+    stride = networks.stride(config.arch) * (config.detector.stem_stride if config.detector else 1)
+    check_values_of_bn(fewest, config.size, what, stride)
     return dataclasses.replace(prepared, config=dataclasses.replace(config, recipe=recipe))
 
 
@@ -286,11 +288,12 @@ def check_processes(prepared: Prepared, before: int) -> None:
 def seconds_per_epoch(prepared: Prepared) -> float:
     """Measured on a network that is thrown away: for the time said, and for a time budget; nothing else follows it."""
     recipe = prepared.config.recipe
-    state, step_loss = prepared.new_state(), prepared.loss()
+    state, task = prepared.new_state(), prepared.task
+    step_loss = task.loss(prepared)
     trained = training.through(state, recipe)
     seconds = []
     started = time.perf_counter()  # before a batch is made: making it is part of the work
-    for batch in islice(prepared.batches()(1), 3):
+    for batch in islice(task.batches(prepared)(1, 0), 3):
         training.update(state, trained, batch, step_loss, recipe, lr=0.0, seed=0, world=prepared.world)
         next(state.model.parameters()).sum().item()  # waits until the device has done it
         seconds.append(time.perf_counter() - started)

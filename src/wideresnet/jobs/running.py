@@ -12,9 +12,10 @@ from torch import nn
 
 from wideresnet import classification, engines, hub, processes, recipes, runs, runtime, training
 from wideresnet import data as data_room
+from wideresnet.detection import BoxEvaluation
 from wideresnet.errors import Diverged, ModelFileError, TrainingStopped, UsageError, WideResNetError, is_out_of_memory
 from wideresnet.evaluation import Evaluation
-from wideresnet.jobs.judging import card, judge
+from wideresnet.jobs.judging import card
 from wideresnet.jobs.preparation import Prepared
 from wideresnet.jobs.writing import Saved, Writer, saved
 
@@ -34,6 +35,14 @@ class Run:
     folds: "tuple[Run, ...]" = ()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class BoxRun:
+    """The same of a detector."""
+
+    folder: Path
+    evaluation: BoxEvaluation
+
+
 def go_on(
     prepared: Prepared,
     folder: Path,
@@ -42,7 +51,7 @@ def go_on(
     *,
     found: Saved | None,
     otherwise: Mapping[str, str] = MappingProxyType({}),
-) -> Run:
+) -> Run | BoxRun:
     """The run in `folder`, begun under the config `stored`, from where it stands (`found`; None: its beginning) to its
     end. otherwise: as from `changed`."""
     is_main = prepared.world.is_main
@@ -79,7 +88,7 @@ def _restored(prepared: Prepared, found: Saved | None) -> training.State:
     return state
 
 
-def _finish(prepared: Prepared, state: training.State, folder: Path, writer: Writer) -> Run:
+def _finish(prepared: Prepared, state: training.State, folder: Path, writer: Writer) -> Run | BoxRun:
     """Trains what is left to train, then judges the best model on held-out pictures and reports."""
     config, world = prepared.config, prepared.world
     stands = {"epochs done": state.epoch, "steps done": state.begun.steps, "epochs in all": config.recipe.epochs}
@@ -108,12 +117,14 @@ def _finish(prepared: Prepared, state: training.State, folder: Path, writer: Wri
             due = writer.due if world.is_main else _never
             while True:
                 try:
-                    fit_prepared(prepared, state, validation(prepared), save, due=due, settle=writer.wait)
+                    validate = prepared.task.validation(prepared)
+                    fit_prepared(prepared, state, validate, save, due=due, settle=writer.wait)
                     break
                 except Diverged as error:
                     state = _gone_back(prepared, state, folder, writer, error)
         with processes.others_watched(), data_room.workers_watched():
-            return Run(folder, judge(_with_lost(prepared), state, folder))
+            evaluation = prepared.task.judge(_with_lost(prepared), state, folder)
+            return Run(folder, evaluation) if isinstance(evaluation, Evaluation) else BoxRun(folder, evaluation)
     except Diverged:
         raise  # going on would come to the same
     except WideResNetError as error:
@@ -153,7 +164,7 @@ def _gone_back(
     done as often as it is, raises `error`, which then tells what stands."""
     watch, world = prepared.watch, prepared.world
     writer.wait()
-    rows = error.batch.rows if isinstance(error.batch, classification.Batch) else None
+    rows = getattr(error.batch, "rows", None)
     if rows is not None and world.is_main:
         names = [prepared.train.names[row] for row in rows.tolist()]
         runs.log(folder, f"{error} Its batch: {'; '.join(names)}")
@@ -193,12 +204,6 @@ def out_of_memory(error: RuntimeError | MemoryError, folder: Path) -> TrainingSt
     )
 
 
-def validation(prepared: Prepared) -> Callable[[nn.Module], dict[str, float]]:
-    """What `fit_prepared` judges an epoch by: the val part."""
-    val = prepared.splits.parts.get("val")
-    return classification.validation(val, prepared.preprocess, prepared.device, prepared.world)
-
-
 def fit_prepared(
     prepared: Prepared,
     state: training.State,
@@ -214,8 +219,8 @@ def fit_prepared(
     with data_room.workers_watched(), engines.threads(config.engine, config.threads), runtime.memory_kept():
         training.fit(
             state,
-            prepared.batches(),
-            prepared.loss(),
+            prepared.task.batches(prepared),
+            prepared.task.loss(prepared),
             validate,
             recipe=recipe,
             steps_per_epoch=_steps_per_epoch(prepared),

@@ -3,11 +3,11 @@
 import dataclasses
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 
@@ -27,8 +27,8 @@ from wideresnet.errors import (
     UsageError,
 )
 from wideresnet.jobs import crossvalidation, transfer
-from wideresnet.jobs.judging import duration
-from wideresnet.jobs.planning import Plan, changed, check_unchanged, plan
+from wideresnet.jobs.judging import duration, network
+from wideresnet.jobs.planning import Plan, changed, check_unchanged, listing_of, plan
 from wideresnet.jobs.preparation import (
     Decoded,
     Prepared,
@@ -100,17 +100,6 @@ def train(
     writing the files, all of them returning the same. Where torchrun starts them anew (`--max-restarts`), they go on
     with the run that they had begun.
     """
-    world = processes.current()
-    watch = watch if world.is_main else runtime.QUIET
-    _check_interval(checkpoint_every_s)
-    out = None if out is None else Path(out)
-    if world.is_main and not processes.restarted():
-        runs.check_out(out)
-    hub.check_trackers(track)
-    if time_budget_s is not None and changes.get("epochs") is not None:
-        raise UsageError("--epochs and --time-budget say the same thing twice; give one")
-    if time_budget_s is not None and not 0 < time_budget_s < 1e9:
-        raise UsageError(f"time_budget_s={time_budget_s}: expected seconds above 0")
     reading = Reading(
         image_column=image_column,
         label_column=label_column,
@@ -119,8 +108,9 @@ def train(
         download=download,
         max_pixels=max_pixels,
     )
-    with world.one_first():
-        planned = plan(
+
+    def planned(watch: runtime.Watch, world: processes.World) -> Plan:
+        return plan(
             data,
             changes,
             arch=arch,
@@ -143,6 +133,45 @@ def train(
             watch=watch,
             world=world,
         )
+
+    run: Run = start(
+        planned,
+        changes,
+        out=out,
+        time_budget_s=time_budget_s,
+        cache=cache,
+        track=track,
+        every_s=checkpoint_every_s,
+        watch=watch,
+    )
+    return run
+
+
+def start(
+    planning: Callable[[runtime.Watch, processes.World], Plan],
+    changes: RecipeChanges,
+    *,
+    out: str | Path | None,
+    time_budget_s: float | None,
+    cache: data_room.Cache,
+    track: Sequence[str],
+    every_s: float,
+    watch: runtime.Watch,
+) -> Any:
+    """What `planning` plans, of whatever task: its pictures, its folder, the training. The options are `train`'s."""
+    world = processes.current()
+    watch = watch if world.is_main else runtime.QUIET
+    _check_interval(every_s)
+    out = None if out is None else Path(out)
+    if world.is_main and not processes.restarted():
+        runs.check_out(out)
+    hub.check_trackers(track)
+    if time_budget_s is not None and changes.get("epochs") is not None:
+        raise UsageError("--epochs and --time-budget say the same thing twice; give one")
+    if time_budget_s is not None and not 0 < time_budget_s < 1e9:
+        raise UsageError(f"time_budget_s={time_budget_s}: expected seconds above 0")
+    with world.one_first():
+        planned = planning(watch, world)
         config = dataclasses.replace(planned.config, track=tuple(dict.fromkeys(track)))
         pictures = decoded(config, planned.listing, watch, source=planned.source, cache=cache)
     check_same(world, config, pictures)
@@ -173,9 +202,9 @@ def train(
             _say_plan(prepared, folder, epoch_s, planned)
         if config.folds:
             del prepared  # as below
-            return _every_fold(config, pictures, folder, watch, every_s=checkpoint_every_s)
+            return _every_fold(config, pictures, folder, watch, every_s=every_s)
         del pictures  # parts that were made are copies: the same pictures would lie in memory twice
-        return go_on(prepared, folder, config, checkpoint_every_s, found=found)
+        return go_on(prepared, folder, config, every_s, found=found)
 
 
 @processes.joined()
@@ -188,7 +217,7 @@ def resume(
     cache: data_room.Cache = "auto",
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     watch: runtime.Watch = runtime.PRINT,
-) -> Run:
+) -> Any:
     """Goes on with a run, or with the fold that a cross-validation was at, bitwise as if it had not been stopped: from
     the step where a signal stopped it; after a crash, from the last checkpoint, or where that is damaged the one before
     it.
@@ -221,14 +250,14 @@ def resume(
             runtime.check_compiler(torch.device(config.device))
         hub.check_trackers(config.track)
         with world.one_first():
-            listing, source = data_room.read(config.data, config.reading, watch), transfer.source_of(config)
+            listing, source = listing_of(config, watch), transfer.source_of(config)
             lost = [] if found is None else found.progress.get("lost", [])
             pictures = decoded(config, listing, watch, source=source, cache=cache, lost=lost)
         check_same(world, config, pictures)
         if pictures.fingerprint != config.fingerprint:
             known = None if found is None else found.progress.get("pictures")
             raise DataError(
-                f"{config.data}: not the data that {folder} was trained on ({_what_differs(known, pictures)}). "
+                f"{config.data}: not the data that {folder} was trained on ({_what_differs(known, pictures, config)}). "
                 "Put it back as it was, or train anew"
             )
         if config.every_fold:
@@ -240,12 +269,13 @@ def resume(
         return go_on(prepared, folder, stored, checkpoint_every_s, found=found, otherwise=otherwise)
 
 
-def _what_differs(then: Mapping[str, Mapping[str, int]] | None, now: Decoded) -> str:
+def _what_differs(then: Mapping[str, Mapping[str, int]] | None, now: Decoded, config: runs.Config) -> str:
     """In words; then: part → class → pictures, as `Prepared.counts`, of what the run was begun with."""
+    what, labels = ("pictures", "labels") if config.detector is None else ("boxes", "boxes")
     if then is None:
-        return "pictures or labels differ"
+        return f"pictures or {labels} differ"
     found = runs.differences(then, now.counts)
-    return f"pictures of {'; '.join(found)}" if found else "as many of each class, but other pictures or labels"
+    return f"{what} of {'; '.join(found)}" if found else f"as many of each class, but other pictures or {labels}"
 
 
 def _in_use(folder: Path, watch: runtime.Watch, world: processes.World) -> AbstractContextManager[None]:
@@ -313,7 +343,9 @@ def _every_fold(
         notes += [f"fold {one.fold}: {note}" for note in prepared.notes[len(pictures.notes) :]]
         stored = runs.read_config(place)
         found = saved(place, stored, watch.line)
-        folds.append(go_on(prepared, place, stored, every_s, found=found, otherwise=otherwise))
+        run = go_on(prepared, place, stored, every_s, found=found, otherwise=otherwise)
+        assert isinstance(run, Run)
+        folds.append(run)
         del prepared  # before the next is made
     evaluation = crossvalidation.conclude(
         config, pictures, folder, [run.evaluation for run in folds], notes=notes, watch=watch
@@ -329,9 +361,9 @@ def _say_plan(prepared: Prepared, folder: Path, epoch_s: float, planned: Plan) -
         runs.log(folder, f"note: {note}")
     recipe = config.recipe
     what = [f"frozen: {', '.join(config.freeze)}"] if config.freeze else []
-    what += [f"augmentation: {augment.describe(recipe)}", *recipes.extras(recipe)]
+    what += [f"augmentation: {augment.describe(recipe, boxes=config.detector is not None)}", *recipes.extras(recipe)]
     say(
-        f"{config.arch} at {config.size} pixels for {counts} pictures of {len(prepared.class_names)} classes "
+        f"{network(prepared)} at {config.size} pixels for {counts} pictures of {len(prepared.class_names)} classes "
         f"(about {planned.side} pixels), {prepared.kept}; {planned.computed_by}; {prepared.splits.note}"
     )
     say(

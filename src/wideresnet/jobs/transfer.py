@@ -5,13 +5,14 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wideresnet import data as data_room
 from wideresnet import files, hub, networks, runs
-from wideresnet.checkpoint import Card, ModelFile, load_model
+from wideresnet.checkpoint import Card, ModelFile, Task, load_model
 from wideresnet.data import Splits
 from wideresnet.errors import ModelFileError, UsageError
 from wideresnet.preprocess import Preprocess
@@ -31,6 +32,11 @@ class Source:
     @property
     def arch(self) -> str:
         return networks.arch_name(self.file.card.architecture)
+
+    @property
+    def backbone(self) -> dict[str, Any]:
+        """What its backbone is, of a classifier or a detector of ours, as `networks.detectors.create` takes it."""
+        return {key: value for key, value in self.file.card.architecture.items() if key != "detector"}
 
     def preprocess(self, in_channels: int | None) -> Preprocess:
         """Its own, for so many channels (None: its own number): a network made grey has the mean over the channels of
@@ -59,9 +65,9 @@ def find_source(init: str | Path | None, arch: str | None, *, pretrained: bool, 
     return published(arch or "", download=download)
 
 
-def read_source(model: str | Path) -> Source:
-    """Raises ModelFileError if `model` is no model file and no run folder."""
-    file = load_model(Path(model))
+def read_source(model: str | Path, *tasks: Task) -> Source:
+    """Raises ModelFileError if `model` is no model file of these tasks (classification), and no such run folder."""
+    file = load_model(Path(model), *tasks)
     path = Path(model) / runs.MODEL if Path(model).is_dir() else Path(model)
     return Source(str(path.absolute()), files.sha256(path.read_bytes()), file)
 
@@ -87,7 +93,10 @@ def published(arch: str, *, download: bool) -> Source:
 
 def source_of(config: runs.Config) -> Source | None:
     """The one that a run began with, for going on with it. Raises ModelFileError if it is another one now."""
-    source = find_source(config.init, config.arch, pretrained=config.pretrained, download=config.reading.download)
+    if config.detector is None:
+        source = find_source(config.init, config.arch, pretrained=config.pretrained, download=config.reading.download)
+    else:
+        source = None if config.init is None else read_source(config.init, "classification", "detection")
     if source is not None and source.digest != config.init_digest:
         what = f"{config.init}: not the file" if config.init else f"{source.place}: not those"
         raise ModelFileError(f"{what} this run began with; put the old one back")

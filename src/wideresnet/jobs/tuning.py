@@ -22,7 +22,7 @@ from wideresnet.jobs import transfer
 from wideresnet.jobs.judging import duration
 from wideresnet.jobs.planning import changed, check_unchanged, plan
 from wideresnet.jobs.preparation import Prepared, fit_to_data, prepare, seconds_per_epoch
-from wideresnet.jobs.running import fit_prepared, out_of_memory, validation
+from wideresnet.jobs.running import fit_prepared, out_of_memory
 from wideresnet.processes import ALONE
 from wideresnet.reading import Reading
 from wideresnet.recipes import RecipeChanges
@@ -237,7 +237,7 @@ def _train(prepared: Prepared, values: Mapping[str, float], report: Report, what
     watch = runtime.Watch(progress=lambda epoch, *rest: progress(f"{what}, {epoch}", *rest))
     config = dataclasses.replace(prepared.config, recipe=recipe)
     prepared = dataclasses.replace(prepared, config=config, watch=watch)
-    judge, state = validation(prepared), prepared.new_state()
+    judge, state = prepared.task.validation(prepared), prepared.new_state()
 
     def validate(model: nn.Module) -> dict[str, float]:
         row = judge(model)

@@ -45,7 +45,7 @@ def create(arch: Arch, num_classes: int, *, in_channels: int = 3, dropout_p: flo
     """The network, with weights that torch's global generator draws. Raises ValueError on a name that is none, and
     UsageError if its library is not installed."""
     if isinstance(arch, Mapping):
-        own = {} if "library" in arch else {"dropout_p": dropout_p}
+        own = {} if "library" in arch or "detector" in arch else {"dropout_p": dropout_p}
         return from_card({**arch, **own, "num_classes": num_classes, "in_channels": in_channels})
     if (named := libraries.named(arch)) is None:
         options = dialects.parse_arch(arch)
@@ -58,6 +58,10 @@ def create(arch: Arch, num_classes: int, *, in_channels: int = 3, dropout_p: flo
 
 def from_card(architecture: Mapping[str, Any]) -> nn.Module:
     """The network that `architecture_of` tells of. Raises TypeError or ValueError on what tells of none."""
+    if "detector" in architecture:
+        from wideresnet.networks import detectors  # torchvision's, which take a second to import
+
+        return detectors.from_card(architecture)
     if "library" not in architecture:
         return WideResNetClassifier(**architecture)
     model = libraries.build(**architecture)
@@ -74,7 +78,9 @@ def arch_name(architecture: Mapping[str, Any]) -> str:
     """The name that `create` takes, or for a network of ours that has none, one for people."""
     if "library" in architecture:
         return f"{architecture['library']}:{architecture['name']}"
-    return dialects.arch_name(dict(architecture))
+    own = {name: value for name, value in architecture.items() if name != "detector"}
+    name = dialects.arch_name(own)
+    return f"{name} under {architecture['detector']['head']}" if "detector" in architecture else name
 
 
 def canonical(arch: str) -> str:

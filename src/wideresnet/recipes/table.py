@@ -75,7 +75,25 @@ _CPU94 = dataclasses.replace(
     select="last",
 )
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (_FAST, _PAPER, _STRONG, _FINETUNE, _CPU94)}
+# `wrn detect train`: as FCOS (Tian et al. 2019, section 4: momentum 0.9, weight decay 1e-4, flips) but begun from
+# nothing, on small pictures, in small batches; so with a warm-up, a cosine, clipped gradients, an average of the
+# weights and windows that make objects up to twice as large and as small (docs/decisions.md, docs/numbers.md).
+_DETECT = Recipe(
+    name="detect",
+    times_default=1.0,
+    epochs=80,
+    batch_size=8,
+    lr=0.02,
+    weight_decay=5e-4,
+    warmup_epochs=4.0,
+    ema_decay=0.998,
+    flip_by="chance",
+    zoom=0.4,
+    jitter=(0.2, 0.2, 0.2, 0.03),
+    clip_norm=10.0,
+)
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (_FAST, _PAPER, _STRONG, _FINETUNE, _CPU94, _DETECT)}
 
 FIXED = ("name", "times_default")  # of a recipe's row; no user sets them
 

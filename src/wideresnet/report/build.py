@@ -34,6 +34,39 @@ class Search:
     importance: Mapping[str, float]  # field → share; empty where the trials are too few to tell
 
 
+Shown = tuple[np.ndarray, str]  # a picture, uint8 [H, W, 3], and what is said under it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BoxClass:
+    """A row of the table by class; None where it has no box."""
+
+    name: str
+    count: int
+    ap: float | None
+    ap50: float | None
+    precision: float | None  # at the threshold
+    recall: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BoxFigures:
+    """What a detector found, for its sections."""
+
+    data: str
+    split: str
+    num_images: int
+    num_boxes: int
+    averages: Mapping[str, float | None]  # "AP", "AP50", …
+    threshold: float
+    classes: Sequence[BoxClass]
+    colours: Sequence[tuple[str, str]]  # "#rrggbb" and the class whose boxes have it; none where texts tell
+    curves: Mapping[str, np.ndarray]  # class → precision [101] at the recalls 0, 0.01, …, 1
+    beside: Sequence[tuple[Shown, Shown]]  # what is there, and what was found
+    missed: Sequence[Shown]
+    false_alarms: Sequence[Shown]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Subject:
     """What a report is about. A part left empty has no section."""
@@ -45,6 +78,7 @@ class Subject:
     evaluation: Evaluation | None = None
     folds: Sequence[Evaluation] = ()  # of a cross-validation; `evaluation` is then of all of them
     search: Search | None = None
+    boxes: BoxFigures | None = None
     pictures: Callable[[int], np.ndarray] | None = None  # index in the evaluated split → [H, W, 3] uint8
     history: Sequence[figures.Row] = ()  # the rows of metrics.csv
     class_names: Sequence[str] = ()  # for `splits`; left out, the evaluation's
@@ -65,10 +99,13 @@ def build(subject: Subject) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "number": _number, "picture": _picture, "short": _short}
+    environment.filters["large"] = lambda image: _picture(image, image.shape[1], image.shape[0])
     page = environment.get_template("template.html.j2").render(
         subject=subject,
         curves=_curves(subject.history),
         search=_searched(subject.search),
+        found=subject.boxes,
+        pr_curves=None if subject.boxes is None else figures.precision_recall(subject.boxes.curves),
         split_table=_split_table(subject),
         augmented=_augmented(subject),
         open_rows=OPEN_ROWS,
@@ -84,6 +121,8 @@ def _curves(history: Sequence[figures.Row]) -> list[tuple[str, str]]:
         drawn.append(("Loss", figures.loss_curve(history)))
     if figures.has(history, "train_accuracy", "val_accuracy"):
         drawn.append(("Accuracy", figures.accuracy_curve(history)))
+    if figures.has(history, "val_ap"):
+        drawn.append(("Average precision on val", figures.ap_curve(history)))
     if figures.has(history, "lr"):
         drawn.append(("Learning rate", figures.lr_curve(history)))
     return drawn
@@ -171,13 +210,13 @@ def _short(value: float | str | None) -> str:
     return "–" if value is None or value == "" else f"{float(value):.3g}"
 
 
-def _picture(image: np.ndarray) -> dict[str, Any]:
+def _picture(image: np.ndarray, most_wide: int = THUMBNAIL_PX, most_high: int = THUMBNAIL_PX) -> dict[str, Any]:
     """[H, W, 3] uint8 → {"uri", "height", "width", "pixels": whether to show it pixel by pixel}."""
     height, width = image.shape[:2]
     picture = Image.fromarray(np.ascontiguousarray(image))
     tiny = max(height, width) <= TINY_PX
     if not tiny:
-        picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+        picture.thumbnail((most_wide, most_high), Image.Resampling.LANCZOS)
     content = io.BytesIO()
     if tiny:
         picture.save(content, "PNG", optimize=True)

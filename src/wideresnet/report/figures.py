@@ -51,6 +51,33 @@ def accuracy_curve(history: Sequence[Row]) -> str:
     return _svg(figure, "Accuracy on the training and validation pictures after each epoch")
 
 
+def ap_curve(history: Sequence[Row]) -> str:
+    figure, axes = _empty(340)
+    epochs = column(history, "epoch")
+    for key, colour, label in (("val_ap50", _FAINT, "AP50"), ("val_ap", _ACCENT, "AP")):
+        _line(axes, epochs, column(history, key), color=colour, label=label)
+    axes.set_ylim(bottom=0)
+    _legend(axes)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(_percent(decimals=0))
+    return _svg(figure, "Average precision on the validation pictures after each epoch")
+
+
+def precision_recall(curves: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
+    """A drawing for each class: precision [101] at the recalls 0, 0.01, …, 1."""
+    drawn = []
+    for number, (name, precision) in enumerate(curves.items()):
+        figure, axes = _empty(300, height=220, left=62)
+        recall = np.linspace(0, 1, len(precision))
+        axes.plot(recall, precision, color=_ACCENT, linewidth=2, clip_on=False)
+        axes.fill_between(recall, precision, color=_ACCENT, alpha=0.12, linewidth=0)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(_percent(decimals=0))
+        drawn.append((name, _svg(figure, f"Precision against recall, class {number + 1}")))
+    return drawn
+
+
 def lr_curve(history: Sequence[Row]) -> str:
     figure, axes = _empty(260)
     _line(axes, column(history, "epoch"), column(history, "lr"), color=_INK)
@@ -157,6 +184,10 @@ def _train_and_val(axes: Axes, history: Sequence[Row], what: str) -> None:
         if has(history, f"{split}_{what}"):
             _line(axes, epochs, column(history, f"{split}_{what}"), color=colour, label=split)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
     above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.4, "borderpad": 0}
     axes.legend(**above, ncols=2, columnspacing=1.2, frameon=False, fontsize=11, labelcolor=_INK, handlelength=1.6)
 

@@ -1,4 +1,5 @@
-"""`WideResNetFPN`, the backbone's stages as a feature pyramid, and torchvision's detectors on it.
+"""`WideResNetFPN`, the backbone's stages as a feature pyramid, and torchvision's detectors on it; by name, or from a
+model file's card.
 
 The detectors are torchvision's own, with its heads, losses and choice of boxes; here are the pyramid, anchors for small
 pictures, and one table of heads. They are given normalised batches as they are: their own resizing is switched off.
@@ -7,7 +8,9 @@ pictures, and one table of heads. They are given normalised batches as they are:
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from types import MappingProxyType
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,10 +20,12 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, RPNHead,
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from wideresnet.model import WideResidualBlock, WideResNetBackbone
+from wideresnet import dialects, kinds
+from wideresnet.model import WideResidualBlock, WideResNetBackbone, WideResNetClassifier
+from wideresnet.recipes import Detector
 
 Target = dict[str, Tensor]
 """boxes float32 [M, 4] (left, top, right, bottom), labels int64 [M]: what torchvision's detectors learn from."""
@@ -62,15 +67,20 @@ class WideResNetFPN(nn.Module):
         )
         extra = ExtraLevels(out_channels, extra_levels) if extra_levels else None
         self.fpn = FeaturePyramidNetwork(widths, out_channels, extra)
+        if 3 not in stages:
+            for unused in (backbone.stage3, backbone.bn):
+                unused.requires_grad_(False)
         own = [backbone.stem_stride * 2 ** (stage - 1) for stage in stages]
         self.strides = (*own, *(own[-1] * 2**level for level in range(1, extra_levels + 1)))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         maps = OrderedDict[str, Tensor]()
-        for stage, raw in zip((1, 2, 3), self.body.stages(x), strict=True):
+        x = self.body.stem(x)
+        for stage in range(1, self.stages[-1] + 1):  # what no map comes from is not computed
+            x = getattr(self.body, f"stage{stage}")(x)
             if stage in self.stages:
                 norm = self.body.bn if stage == 3 else self.norms[str(stage)]
-                maps[str(stage)] = self.body.activation(norm(raw))
+                maps[str(stage)] = self.body.activation(norm(x))
         found: dict[str, Tensor] = self.fpn(maps)
         return found
 
@@ -183,3 +193,73 @@ HEADS: Mapping[str, Callable[[WideResNetFPN, int], nn.Module]] = MappingProxyTyp
     {"fcos": fcos, "retinanet": retinanet, "faster_rcnn": faster_rcnn}
 )
 """Name → what puts such a detector on a pyramid, for so many classes."""
+
+
+def create(
+    arch: str | Mapping[str, Any], detector: Detector, num_classes: int, *, in_channels: int = 3, dropout_p: float = 0.0
+) -> nn.Module:
+    """A detector for so many classes on the backbone that `arch` names or tells of, with weights that torch's global
+    generator draws. Raises ValueError on a name that is none of ours."""
+    options = dialects.parse_arch(arch) if isinstance(arch, str) else _of_backbone(arch)
+    options |= {"in_channels": in_channels, "dropout_p": dropout_p}
+    return from_card({**options, "num_classes": num_classes, "detector": asdict(detector)})
+
+
+def from_card(architecture: Mapping[str, Any]) -> nn.Module:
+    """The detector that its `architecture` tells of. Raises TypeError, ValueError or UsageError on what tells of
+    none."""
+    detector: Detector = kinds.fitted(architecture["detector"], Detector, "detector")
+    backbone = WideResNetBackbone(**_of_backbone(architecture), stem_stride=detector.stem_stride)
+    fpn = WideResNetFPN(backbone, detector.out_channels, stages=detector.stages, extra_levels=detector.extra_levels)
+    if detector.norm != "batch":
+        _normalise_by(fpn, detector.norm)
+    model = HEADS[detector.head](fpn, int(architecture["num_classes"]))
+    cast(Any, model).architecture = {**architecture, "detector": asdict(detector)}
+    return model
+
+
+def _of_backbone(architecture: Mapping[str, Any]) -> dict[str, Any]:
+    if "library" in architecture:
+        raise ValueError(f"{architecture['library']}:{architecture['name']}: a detector stands on our own networks")
+    return {name: value for name, value in architecture.items() if name not in ("num_classes", "detector")}
+
+
+def _normalise_by(module: nn.Module, norm: str) -> None:
+    """Every BN in it replaced, for batches too small for its statistics."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            made = (
+                FrozenBatchNorm2d(child.num_features, child.eps)
+                if norm == "frozen"
+                else _group_norm(child.num_features)
+            )
+            setattr(module, name, made)
+        else:
+            _normalise_by(child, norm)
+
+
+def detector_of(model: nn.Module) -> Detector:
+    """What stands on its backbone."""
+    detector: Detector = kinds.fitted(cast(Any, model).architecture["detector"], Detector, "detector")
+    return detector
+
+
+def label_offset(model: nn.Module) -> int:
+    """What torchvision adds to a class's number: 1 where it counts the background as class 0."""
+    return int(detector_of(model).head == "faster_rcnn")
+
+
+def take_over(model: nn.Module, weights: nn.Module) -> list[str]:
+    """Sets a detector's weights to those of a classifier's backbone, or of another detector; → the names of its tensors
+    that stay as drawn. Raises ValueError where a tensor of the backbone is of another shape."""
+    if isinstance(weights, WideResNetClassifier):
+        theirs = {f"backbone.body.{key}": value for key, value in weights.backbone.state_dict().items()}
+    else:
+        theirs = weights.state_dict()
+    own = model.state_dict()
+    unlike = [key for key, value in theirs.items() if key in own and own[key].shape != value.shape]
+    if bad := [key for key in unlike if key.startswith("backbone.body.")]:
+        raise ValueError(f"{bad[0]} is {list(theirs[bad[0]].shape)} there, and {list(own[bad[0]].shape)} here")
+    taken = {key: value for key, value in theirs.items() if key in own and key not in unlike}
+    model.load_state_dict(taken, strict=False)
+    return [key for key in own if key not in taken]
