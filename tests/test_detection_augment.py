@@ -33,10 +33,10 @@ def painted(box: tuple[int, int, int, int]) -> Tensor:
     st.integers(0, SIZE - 9),
     st.integers(8, SIZE),
     st.integers(8, SIZE),
-    st.floats(-20, 20),
-    st.floats(-20, 20),
-    st.floats(24, 80),
-    st.floats(24, 80),
+    st.integers(-20, 20),
+    st.integers(-20, 20),
+    st.integers(24, 80),
+    st.integers(24, 80),
     st.booleans(),
 )
 def test_a_box_lies_where_its_pixels_do(
@@ -44,14 +44,14 @@ def test_a_box_lies_where_its_pixels_do(
     top: int,
     box_width: int,
     box_height: int,
-    x: float,
-    y: float,
-    width: float,
-    height: float,
+    x: int,
+    y: int,
+    width: int,
+    height: int,
     mirrored: bool,
 ) -> None:
     box = (left, top, min(SIZE, left + box_width), min(SIZE, top + box_height))
-    window = torch.tensor([[x, y, x + width, y + height]], dtype=torch.float64)
+    window = torch.tensor([[x, y, x + width, y + height]])
     fill = torch.tensor([0, 200, 0], dtype=torch.uint8)
     seen = augment.look(painted(box), window, torch.tensor([mirrored]), fill)
     ((moved,), (kept,)) = augment.through(torch.tensor([box], dtype=torch.float64), window[0], mirrored, SIZE)
@@ -91,7 +91,7 @@ def test_a_window_smaller_than_the_picture_holds_the_middle_of_a_box(seed: int) 
 
 def test_the_window_of_the_whole_square_changes_no_pixel() -> None:
     images = torch.randint(0, 256, (3, 3, SIZE, SIZE), dtype=torch.uint8)
-    whole = torch.tensor([[0, 0, SIZE, SIZE]] * 3, dtype=torch.float64)
+    whole = torch.tensor([[0, 0, SIZE, SIZE]] * 3)
     fill = torch.tensor([7, 8, 9], dtype=torch.uint8)
     assert torch.equal(augment.look(images, whole, torch.tensor([False] * 3), fill), images)
     mirrored = augment.look(images, whole, torch.tensor([True] * 3), fill)

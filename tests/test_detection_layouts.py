@@ -1,6 +1,5 @@
 """Folders of boxes as other tools lay them; what is passed over in them is said, what is unclear is refused."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -172,13 +171,3 @@ def test_names_that_move_the_cursor_are_shown_as_what_they_are_and_long_ones_cut
     note = next(note for note in read_boxes(tmp_path).notes if note.startswith("cut at"))
     assert "be\\x1b[2Je" in note
     assert len(note) < 500
-
-
-def test_pictures_are_labelled_by_the_rarest_class_that_they_have(tmp_path: Path) -> None:
-    ape, bee = ("ape", 0, 0, 9, 9), ("bee", 9, 9, 20, 20)
-    pictures = {"a.png": (30, 50, [bee]), "b.png": (30, 50, [ape, bee]), "c.png": (30, 50, [])}
-    for name in pictures:
-        picture(tmp_path / "train" / name, 30, 50)
-    coco(tmp_path, pictures, ["ape", "bee"])
-    assert read_boxes(tmp_path).splits["train"].labels.tolist() == [1, 0, 2]
-    assert json.loads((tmp_path / "annotations" / "instances_train.json").read_text(encoding="utf-8"))

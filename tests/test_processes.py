@@ -22,12 +22,13 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from shapes import write_shapes
 from test_jobs import equal_runs, metrics_but_times
 from torch import nn
 
 import wideresnet as wrn
 from wideresnet import runs, runtime
-from wideresnet.checkpoint import load_checkpoint
+from wideresnet.checkpoint import load_checkpoint, read_card
 from wideresnet.errors import UsageError
 from wideresnet.jobs.planning import plan
 from wideresnet.jobs.preparation import fit_to_data, prepare
@@ -590,3 +591,16 @@ def test_batches_too_small_for_the_processes_are_refused(changes: dict[str, Any]
         return
     with pytest.raises(UsageError, match=said):
         fit_to_data(prepared)
+
+
+def test_two_processes_train_a_detector_that_one_of_them_writes(tmp_path: Path) -> None:
+    data = write_shapes(tmp_path / "shapes", train=16, val=5)
+    words = ["--arch", "wrn_10_1", "--size", "64", "--epochs", "1", "--out", str(tmp_path / "run")]
+    (done,) = torchrun(2, "-m", "wideresnet", "detect", "train", str(data), *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("val AP") == 1
+    assert "torchrun --nproc-per-node 2 -m wideresnet detect train" in runs.read_config(tmp_path / "run").command
+    alone = wrn.evaluate_detector(tmp_path / "run", data, watch=runtime.QUIET).figures()
+    card = read_card(tmp_path / "run")
+    assert {**dict(card.figures), "engine": ""} == {**alone, "engine": ""}
+    assert card.architecture["detector"]["norm"] == "group", "4 pictures for each process"

@@ -101,7 +101,8 @@ class Config:
     def command(self) -> str:
         """The command that repeats this run, whatever made it."""
         words = [*shlex.split(self.launcher), *(["detect"] if self.detector else []), "train", self.data]
-        words += ["--arch", self.arch, "--size", str(self.size), "--recipe", self.recipe.name]
+        words += ["--arch", self.arch, "--size", str(self.size)]
+        words += ["--recipe", self.recipe.name] if self.detector is None else []
         named = find_recipe(self.recipe.name)
         for field in dataclasses.fields(Recipe):
             if field.name in FIXED:

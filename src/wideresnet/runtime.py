@@ -173,6 +173,7 @@ def give_memory_back(device: torch.device) -> None:
 
 def thread_pool() -> ThreadPoolExecutor:
     """A worker for each core; torch computes with one thread in each, so that they do not get in each other's way."""
+    torch.get_num_threads()  # fixes the caller's own number: a thread that has not asked takes what was set last
     return ThreadPoolExecutor(num_cores(), initializer=torch.set_num_threads, initargs=(1,))
 
 

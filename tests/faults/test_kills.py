@@ -135,7 +135,7 @@ def test_one_training_killed_again_and_again_ends_as_if_it_had_never_been(
 def test_a_detector_s_training_that_is_killed_goes_on_bit_for_bit(host: Host, tmp_path: Path) -> None:
     """At random calls that write, and at random instants."""
     data = write_shapes(tmp_path / "shapes", train=24, val=4)
-    options: dict[str, Any] = {"data": str(data), "arch": "wrn_10_1", "size": 64, "epochs": 2, "out_channels": 32}
+    options: dict[str, Any] = {"data": str(data), "arch": "wrn_10_1", "size": 64, "epochs": 2, "out_channels": 64}
     options["checkpoint_every_s"] = 0.01
     (tmp_path / "whole").mkdir()
     started = time.perf_counter()

@@ -26,7 +26,6 @@ def train(
     /,
     *,
     arch: str | None = None,
-    recipe: str = "detect",
     size: int | None = None,
     init: Path | None = None,
     seed: int = 0,
@@ -51,8 +50,6 @@ def train(
         Pascal VOC (Annotations and JPEGImages).
     arch
         Network under the detector: wrn_DEPTH_WIDEN as in wrn_16_2.
-    recipe
-        detect, or another whose fields are for boxes too.
     size
         Side in pixels of the square that pictures are laid into.
     init
@@ -91,7 +88,6 @@ def train(
     with watching() as watch:
         run = jobs.train_detector(
             data,
-            recipe=recipe,
             seed=seed,
             device=device,
             time_budget_s=None if time_budget is None else seconds(time_budget, "--time-budget"),

@@ -24,6 +24,11 @@ class Boxes:
         return len(self.labels)
 
     @property
+    def classes(self) -> list[int]:
+        """What is there to be found, each class once."""
+        return [int(label) for label in np.unique(self.labels[~self.crowd])]
+
+    @property
     def content(self) -> bytes:
         """Equal for equal boxes, for digests."""
         sides = np.array([self.height, self.width, len(self)], dtype=np.int64)

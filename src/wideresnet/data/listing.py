@@ -78,7 +78,7 @@ class Listing:
     `names` are for people: the path below the data's folder, or "test[17]". `groups`, of N or of none: pictures of
     one group (a patient, a scene) stay together when splits are made; "" is a group of its own. Encoded pictures of
     more than `max_pixels` are not decoded. `boxes`, of N or of none: what is to be found in each; `labels` are then
-    what splits are stratified by.
+    of no meaning.
     """
 
     sources: Sequence[Source] | npt.NDArray[np.uint8]

@@ -16,6 +16,7 @@ HELD_OUT_SHARE = 0.1
 # Val chooses an epoch and a temperature: 2,500 pictures tell 90 % to ±1.2 points, and more of them would only be
 # missing from train. Test is not cut: all that is learnt from it is the figure itself.
 VAL_AT_MOST = 2_500
+_NOTHING = -1  # the class of pictures without a box
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,13 +67,21 @@ def _stratified(pictures: Pictures, held_out: Sequence[str], seed: int) -> dict[
     val_share = min(HELD_OUT_SHARE, VAL_AT_MOST / len(pictures))
     shares = {name: val_share if name == "val" else HELD_OUT_SHARE for name in held_out}
     labels, generator = pictures.labels.tolist(), runtime.generator(seed, "split")
-    held = (_held_out_groups if pictures.groups else _held_out_twins)(_together(pictures), labels, shares, generator)
+    together = _together(pictures)
+    if pictures.boxes:
+        classes = [boxes.classes or [_NOTHING] for boxes in pictures.boxes]
+        held = _held_out_groups(together, classes, shares, generator, at_most=len(pictures))
+    elif pictures.groups:
+        held = _held_out_groups(together, [[label] for label in labels], shares, generator)
+    else:
+        held = _held_out_twins(together, labels, shares, generator)
     taken = {row for part in held.values() for row in part}
     rows = {"train": [row for row in range(len(pictures)) if row not in taken], **dict(reversed(held.items()))}
     for name, part in rows.items():
         if not part:
+            of = "" if pictures.boxes else f" of {len(set(labels))} classes"
             raise DataError(
-                f"{len(pictures)} pictures of {len(set(labels))} classes are too few to make a {name} part: a class "
+                f"{len(pictures)} pictures{of} are too few to make a {name} part: a class "
                 f"needs a different picture{' of another group' if pictures.groups else ''} for each part. "
                 "Add some, or give the parts yourself"
             )
@@ -124,12 +133,19 @@ def _held_out_twins(
 
 
 def _held_out_groups(
-    together: Sequence[list[int]], labels: Sequence[int], shares: Mapping[str, float], generator: torch.Generator
+    together: Sequence[list[int]],
+    classes: Sequence[Sequence[int]],
+    shares: Mapping[str, float],
+    generator: torch.Generator,
+    *,
+    at_most: int | None = None,
 ) -> dict[str, list[int]]:
-    """Groups are large and of any classes: in random order, each is taken that brings a part nearer to its share of
-    every class (squared distance, in pictures), unless train would lose a class by it."""
-    counts = [Counter(labels[row] for row in members) for members in together]
-    total = Counter(labels)
+    """Groups are large and of any `classes`, of which a picture may have several: in random order, each is taken that
+    brings a part nearer to its share of every class (squared distance, in pictures), unless train would lose a class by
+    it. at_most: so many pictures there are in all, of which no part takes more than its share: classes that hardly any
+    picture has would else take many."""
+    counts = [Counter(label for row in members for label in classes[row]) for members in together]
+    total = Counter(label for each in classes for label in each)
     left = Counter(total)  # not held out
     order: list[int] = torch.randperm(len(together), generator=generator).tolist()
     rows: dict[str, list[int]] = {}
@@ -149,9 +165,11 @@ def _held_out_groups(
         def spare(group: int) -> bool:
             return all(left[label] > count for label, count in counts[group].items())
 
+        room = sum(map(len, together)) if at_most is None else max(1, round(share * at_most))
         for group in order:
-            if farther(group) < 0 and spare(group):
+            if len(together[group]) <= room and farther(group) < 0 and spare(group):
                 take(group)
+                room -= len(together[group])
         if not taken and (possible := [group for group in order if spare(group)]):
             take(min(possible, key=farther))  # few, large groups: the least wrong one
         rows[name] = [row for group in sorted(taken) for row in together[group]]

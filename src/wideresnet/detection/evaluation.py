@@ -6,6 +6,7 @@ faster-coco-eval: precision at 101 recalls, averaged over classes and the overla
 surest boxes of each picture. Crowds are neither right nor wrong.
 """
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,12 +61,17 @@ class Figures:
     classes: tuple[ClassFigures, ...]
 
 
+def check_installed() -> None:
+    """Raises UsageError where what `figures` needs is not, so that no training finds out at its end."""
+    if importlib.util.find_spec("faster_coco_eval") is None:
+        raise missing_extra("the average precision of boxes", "detect")
+
+
 def figures(truths: Sequence[Boxes], found: Sequence[Detections], num_classes: int) -> Figures:
     """`found` for the same pictures as `truths`, in order. Raises UsageError if faster-coco-eval is not installed."""
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError:
-        raise missing_extra("the average precision of boxes", "detect") from None
+    check_installed()
+    from faster_coco_eval import COCO, COCOeval_faster
+
     if len(truths) != len(found):
         raise ValueError(f"{len(truths)} pictures with boxes, and {len(found)} with answers; expected as many")
     # Classes count from 1: where they do not, COCO's code takes the first for none.

@@ -14,6 +14,7 @@ from wideresnet import kinds, runtime
 from wideresnet.checkpoint import Card, load_model
 from wideresnet.data import Stream
 from wideresnet.detection.evaluation import Detections
+from wideresnet.errors import UsageError
 from wideresnet.networks.detectors import label_offset
 from wideresnet.prediction import Many, Picture, as_image
 from wideresnet.preprocess import Preprocess
@@ -52,7 +53,10 @@ def detect(
     finally:
         model.train(was_training)
     found = world.gather(torch.cat(rows) if rows else torch.empty(0, 7, dtype=torch.float64)).numpy()
-    return [_detections(found[found[:, 0] == row], *size) for row, size in enumerate(sizes)]
+    ends = np.searchsorted(
+        found[:, 0], np.arange(len(sizes) + 1)
+    )  # in order: each process had the rows after another's
+    return [_detections(found[ends[row] : ends[row + 1]], *size) for row, size in enumerate(sizes)]
 
 
 def _detections(rows: np.ndarray, height: int, width: int) -> Detections:
@@ -79,7 +83,10 @@ class BoxPredictor:
     @kinds.checked
     def __init__(self, path: str | Path, device: str = "auto", threshold: float | None = None) -> None:
         """threshold: the score from which a box is given; None: the model's own, chosen on val. Raises ModelFileError
-        if `path` is no detector's model file and no such run folder, UsageError if the device is not there."""
+        if `path` is no detector's model file and no such run folder, UsageError if the device is
+        not there or the threshold cannot be."""
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise UsageError(f"--threshold {threshold}: expected a score from 0 to 1")
         file = load_model(Path(path), "detection")
         self.card: Card = file.card
         self.extra = file.extra  # what travels with the weights

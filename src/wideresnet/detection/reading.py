@@ -5,7 +5,6 @@ However the files say it, boxes come out as left, top, right, bottom in pixels o
 pixel's left edge being 0.
 """
 
-import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -64,26 +63,7 @@ def read_boxes(source: str | Path, *, max_pixels: int = MAX_PIXELS) -> Data:
     if not any(len(boxes) for listing in splits.values() for boxes in listing.boxes):
         raise DataError(f"{source}: read as {what}, and there is not one box in it")
     notes = (*found.notes, *check.notes(), *_of_pictures(splits, found.class_names))
-    splits = _with_strata(splits, len(found.class_names))
     return Data(found.name, found.place, found.class_names, splits, notes, tuple(check.bad))
-
-
-def _with_strata(splits: Mapping[str, Listing], num_classes: int) -> dict[str, Listing]:
-    """Labels that splits are made by: of each picture the rarest of its classes, by the pictures that have it, so that
-    no part is without it; a number more for those without boxes."""
-    own = {split: [np.unique(one.labels) for one in listing.boxes] for split, listing in splits.items()}
-    pictures = np.zeros(num_classes, dtype=np.int64)
-    for classes in (each for part in own.values() for each in part):
-        pictures[classes] += 1
-    return {
-        split: dataclasses.replace(
-            listing,
-            labels=np.array(
-                [min(each, key=lambda c: pictures[c], default=num_classes) for each in own[split]], dtype=np.int64
-            ),
-        )
-        for split, listing in splits.items()
-    }
 
 
 def _things(one: str, lines: Sequence[str]) -> str:

@@ -117,7 +117,7 @@ def _subject(prepared: "Prepared", state: training.State, card: Card, evaluation
         splits_note=prepared.splits.note,
         augmented=augmented,
         augmented_labels=augmented_labels,
-        notes=[*prepared.notes, *flattered(prepared, evaluation.split)],
+        notes=[*prepared.notes, *flattered(prepared, state, evaluation.split)],
     )
 
 

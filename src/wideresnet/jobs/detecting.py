@@ -20,6 +20,8 @@ from wideresnet.detection import BoxEvaluation, Detections, drawing, learning
 from wideresnet.detection.evaluation import best_threshold, figures, match
 from wideresnet.detection.prediction import detect
 from wideresnet.jobs.judging import facts, flattered, highlights
+from wideresnet.jobs.transfer import Source
+from wideresnet.networks import detectors
 from wideresnet.preprocess import Preprocess
 from wideresnet.processes import ALONE
 from wideresnet.report import BoxClass, BoxFigures, Shown, Subject
@@ -35,8 +37,6 @@ CURVES = 12  # classes whose curve is drawn: those with most objects
 
 def network(prepared: "Prepared") -> nn.Module:
     """As it is before the first step, drawn by torch's global generator; of `--init` what fits."""
-    from wideresnet.networks import detectors
-
     config, source = prepared.config, prepared.source
     assert config.detector is not None
     arch = config.arch if source is None else source.backbone
@@ -48,8 +48,18 @@ def network(prepared: "Prepared") -> nn.Module:
         dropout_p=config.recipe.dropout_p,
     )
     if source is not None:
-        detectors.take_over(model, source.file.model)
+        same = source.file.card.task == "detection" and source.file.card.class_names == prepared.class_names
+        detectors.take_over(model, source.file.model, same_classes=same)
     return model
+
+
+def notes(source: Source, class_names: Sequence[str]) -> list[str]:
+    """What a person should know of the model that training begins with."""
+    what = "its backbone"
+    if source.file.card.task == "detection":
+        same = source.file.card.class_names == tuple(class_names)
+        what = "all that fits of it" + ("" if same else ", but for the layers of classes, which are others here")
+    return [f"begins with {source.place} ({source.arch}): {what}"]
 
 
 def batches(prepared: "Prepared") -> Callable[[int, int], Iterator[learning.Batch]]:
@@ -84,13 +94,15 @@ def judge(prepared: "Prepared", state: training.State, folder: Path) -> BoxEvalu
 
     split = next(name for name in ("test", "val", "train") if name in parts)
     answers = {name: found(parts[name]) for name in {split, "val"} & parts.keys()}
-    threshold = best_threshold(parts["val"].boxes, answers["val"]) if "val" in parts else file.card.threshold
+    val = parts.get("val")
+    val = None if val is None or not any(boxes.classes for boxes in val.boxes) else val
+    threshold = file.card.threshold if val is None else best_threshold(val.boxes, answers["val"])
     data = Path(prepared.config.data).name
     evaluation = evaluated(data, split, parts[split], answers[split], file.card, threshold=threshold)
     final = dataclasses.replace(file.card, threshold=threshold, figures=evaluation.figures())
     if world.is_main:
         checkpoint.save_model(folder / runs.MODEL, file.model.state_dict(), final, file.extra)
-        chosen = f"; boxes are shown from a score of {threshold:.2f}" + (", best on val" if "val" in parts else "")
+        chosen = f"; boxes are shown from a score of {threshold:.2f}" + (", best on val" if val is not None else "")
         augmented, labels = _augmented(prepared)
         subject = Subject(
             title=f"{evaluation.data}: {networks.arch_name(final.architecture)}",
@@ -104,7 +116,7 @@ def judge(prepared: "Prepared", state: training.State, folder: Path) -> BoxEvalu
             splits_note=prepared.splits.note,
             augmented=augmented,
             augmented_labels=labels,
-            notes=[*prepared.notes, *flattered(prepared, split)],
+            notes=[*prepared.notes, *flattered(prepared, state, split)],
         )
         files.write_whole(folder / runs.REPORT, report.build(subject))
     return evaluation

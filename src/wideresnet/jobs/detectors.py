@@ -15,6 +15,7 @@ from wideresnet import files, kinds, networks, processes, recipes, report, runs,
 from wideresnet.data import Data
 from wideresnet.data.listing import ALL
 from wideresnet.detection import BoxEvaluation, BoxPredictor, read_boxes
+from wideresnet.detection.evaluation import check_installed
 from wideresnet.detection.learning import sides
 from wideresnet.detection.prediction import detect
 from wideresnet.errors import DataError, UsageError, nearest
@@ -24,11 +25,13 @@ from wideresnet.jobs.evaluation import check_report, parts_of_training
 from wideresnet.jobs.planning import Plan, make_recipe, versions
 from wideresnet.jobs.running import CHECKPOINT_EVERY_S, BoxRun
 from wideresnet.jobs.training import start
+from wideresnet.networks import detectors
 from wideresnet.processes import World
 from wideresnet.reading import Reading
 from wideresnet.recipes import BoxChanges, DetectorChanges, RecipeChanges
 
-# Fields of a recipe that change a picture without its boxes, weigh its label, or that torchvision's detectors cannot.
+# Fields of a recipe that change a picture without its boxes, or weigh its label; and what torchvision's detectors
+# cannot be given as it is: their losses are computed within them, and would be so in half precision.
 NOT_FOR_BOXES = (
     "crop_padding",
     "policy",
@@ -37,8 +40,10 @@ NOT_FOR_BOXES = (
     "label_smoothing",
     "class_weights",
     "balanced",
+    "layer_decay",
     "compile",
     "sync_bn",
+    "precision",
 )
 
 
@@ -48,7 +53,6 @@ def train_detector(
     data: str | Path,
     *,
     arch: str | None = None,
-    recipe: str = "detect",
     size: int | None = None,
     init: str | Path | None = None,
     seed: int = 0,
@@ -74,20 +78,18 @@ def train_detector(
     detector = cast(DetectorChanges, {name: value for name, value in changes.items() if name in names})
     of_recipe = cast(RecipeChanges, {name: value for name, value in changes.items() if name not in names})
 
-    def planned(watch: runtime.Watch, world: World) -> Plan:
+    def planned(_: runtime.Watch, world: World) -> Plan:
         return _plan(
             data,
             of_recipe,
             detector,
             arch=arch,
-            recipe=recipe,
             size=size,
             init=init,
             seed=seed,
             device=device,
             max_bad=max_bad,
             max_pixels=max_pixels,
-            watch=watch,
             world=world,
         )
 
@@ -110,14 +112,12 @@ def _plan(
     detector: DetectorChanges,
     *,
     arch: str | None,
-    recipe: str,
     size: int | None,
     init: str | Path | None,
     seed: int,
     device: str,
     max_bad: int | None,
     max_pixels: int | None,
-    watch: runtime.Watch,
     world: World,
 ) -> Plan:
     """As `planning.plan`."""
@@ -130,27 +130,30 @@ def _plan(
     if source is not None:
         if "library" in source.backbone:
             raise UsageError(f"--init {init}: a {source.arch}; a detector stands on our own networks")
-        name = networks.arch_name(source.backbone)
-        if arch is not None and arch != name and networks.canonical(arch) != name:
-            raise UsageError(f"--arch {arch}: {source.place} is a {name}; leave --arch out, or train without --init")
-        own = source.file.card.preprocess
+        own, name = source.file.card.preprocess, networks.arch_name(source.backbone)
+        transfer.check_arch(source, name, arch)
         arch, mean, std, in_channels = name, own.mean, own.std, own.channels
         if own.per_image or own.border:
-            raise UsageError(f"--init {init}: its pictures are standardised one by one or framed; boxes need neither")
+            raise UsageError(
+                f"--init {init}: it standardises each picture by itself or frames it, which is not for boxes; train "
+                "without --init"
+            )
     listing = read_boxes(data, max_pixels=data_room.most_pixels(max_pixels))
+    check_installed()
+    if "train" in listing.splits and not any(boxes.classes for boxes in listing.splits["train"].boxes):
+        raise DataError(f"{listing.place}: not one box in train to learn from")
     every = [boxes for part in listing.splits.values() for boxes in part.boxes]
     longer = int(np.median([max(boxes.height, boxes.width) for boxes in every]))
     counts = {split: len(part) for split, part in listing.splits.items()}
-    keeps_val = recipes.find(recipe).select == "best"
-    num_train = counts.get("train") or round((0.8 if keeps_val else 0.9) * sum(counts.values())) or 1
+    num_train = counts.get("train") or round(0.8 * sum(counts.values())) or 1
     default = recipes.detector_defaults(num_train, longer, torch_device.type)
     arch, size = arch or default.arch, size or default.size
-    made = _recipe(recipe, changes, default, listing.class_names, num_train)
+    made = _recipe(changes, default, size=size, class_names=listing.class_names, num_train=num_train)
     few = made.batch_size // made.accumulate // world.size
     stands_on = recipes.make_detector(detector, size=size, batch_size=few, has_init=source is not None)
     if stands_on.norm == "frozen" and source is None:
         raise UsageError("--norm frozen keeps the statistics of a trained network; name it: --init MODEL")
-    _check_network(source.backbone if source else arch, stands_on, in_channels)
+    _check_network(arch, source, stands_on, in_channels)
     config = runs.Config(
         data=listing.place,
         arch=arch,
@@ -175,40 +178,28 @@ def _plan(
         processor=runtime.processor() if torch_device.type == "cpu" else "",
         detector=stands_on,
     )
-    for note in () if source is None else _begun_with(source):
-        watch.line(f"note: {note}")
     return Plan(config, listing, source, longer, f"torch {torch.__version__} on {torch_device.type}")
 
 
 def _recipe(
-    name: str, changes: RecipeChanges, default: recipes.Defaults, class_names: Sequence[str], num_train: int
+    changes: RecipeChanges, default: recipes.Defaults, *, size: int, class_names: Sequence[str], num_train: int
 ) -> recipes.Recipe:
     given: Mapping[str, Any] = {field: value for field, value in changes.items() if value is not None}
     off = {field.name: field.default for field in dataclasses.fields(recipes.Recipe)}
     for field in NOT_FOR_BOXES:
         if given.get(field, off[field]) != off[field]:
-            raise UsageError(f"--{field.replace('_', '-')} is for pictures with one label, not for boxes; leave it out")
-    base = recipes.find(name)
-    if left := [field for field in NOT_FOR_BOXES if getattr(base, field) != off[field]]:
-        raise UsageError(f"--recipe {name}: {', '.join(left)} is not for boxes; the recipe for them is detect")
+            raise UsageError(f"--{field.replace('_', '-')} is not for boxes; leave it out")
     given = {**given, "crop_padding": 0}  # windows are instead
-    return make_recipe(name, given, default=default, size=default.size, class_names=class_names, num_train=num_train)
+    return make_recipe("detect", given, default=default, size=size, class_names=class_names, num_train=num_train)
 
 
-def _check_network(arch: networks.Arch, detector: recipes.Detector, in_channels: int) -> None:
+def _check_network(arch: str, source: transfer.Source | None, detector: recipes.Detector, in_channels: int) -> None:
     """An impossible network is told before any picture is read. Raises UsageError."""
-    from wideresnet.networks import detectors
-
     try:
         with torch.device("meta"):
-            detectors.create(arch, detector, 2, in_channels=in_channels)
+            detectors.create(arch if source is None else source.backbone, detector, 2, in_channels=in_channels)
     except ValueError as error:
         raise UsageError(f"--arch {arch}: {error}") from error
-
-
-def _begun_with(source: transfer.Source) -> list[str]:
-    what = "all that fits of it" if source.file.card.task == "detection" else "its backbone"
-    return [f"begins with {source.place} ({source.arch}): {what}"]
 
 
 @kinds.checked
@@ -231,6 +222,7 @@ def evaluate_detector(
     training, the part held out. Classes are matched by name. threshold: as `BoxPredictor`'s. Raises ModelFileError,
     UsageError, DataError (a class that the model does not know, unreadable pictures)."""
     check_report(report_file)
+    check_installed()
     predictor = BoxPredictor(model, device, threshold)
     card = predictor.card
     listing = _known(read_boxes(data, max_pixels=data_room.most_pixels(max_pixels)), card.class_names)

@@ -52,8 +52,6 @@ def find_boxes(
 
     Raises ModelFileError and UsageError before the first answer.
     """
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise UsageError(f"--threshold {threshold}: expected a score from 0 to 1")
     predictor = BoxPredictor(model, device, threshold)
     paths = [*expand(sources), *map(Path, files)]
     if not paths:

@@ -58,7 +58,7 @@ def facts(prepared: "Prepared", state: training.State, card: Card, chosen: str) 
         ("Pictures", f"resized to {config.size}×{config.size} pixels ({config.fit})"),
         ("Recipe", f"{recipe.name}: {schedule}"),
         ("Augmentation", augment.describe(recipe, boxes=config.detector is not None)),
-        ("Model", f"epoch {card.trained['epoch']}, the {'best on val' if by_val(prepared) else 'last'}{chosen}"),
+        ("Model", f"epoch {card.trained['epoch']}, the {'best on val' if by_val(prepared, state) else 'last'}{chosen}"),
         ("Time", f"{trained_in(prepared, state)}, engine: {config.engine}, threads: {config.threads}"),
         ("Data", f"{config.data}, fingerprint {config.fingerprint[:12]}"),
         ("Seed", str(config.seed)),
@@ -80,15 +80,16 @@ def network(prepared: "Prepared") -> str:
     return config.arch if config.detector is None else f"{config.arch} under {config.detector.head}"
 
 
-def by_val(prepared: "Prepared") -> bool:
-    """Whether val chose the epoch."""
-    return prepared.config.recipe.select == "best" and "val" in prepared.splits.parts
+def by_val(prepared: "Prepared", state: training.State) -> bool:
+    """Whether val chose the epoch: one without a box has no score."""
+    scored = any(row.get("val_accuracy", row.get("val_ap")) is not None for row in state.rows)
+    return prepared.config.recipe.select == "best" and scored
 
 
-def flattered(prepared: "Prepared", split: str) -> list[str]:
+def flattered(prepared: "Prepared", state: training.State, split: str) -> list[str]:
     """A note where figures are of the part that chose the epoch."""
     flatters = "there is no test part: these figures are of val, which chose the epoch too, and so flatter a little"
-    return [flatters] if by_val(prepared) and split == "val" else []
+    return [flatters] if by_val(prepared, state) and split == "val" else []
 
 
 def trained_in(prepared: "Prepared", state: training.State) -> str:

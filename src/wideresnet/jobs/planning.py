@@ -70,6 +70,8 @@ def plan(
     recipe = recipe or ("finetune" if begun else "fast")
     if recipe == "finetune" and not begun:
         raise UsageError("--recipe finetune goes on from a trained network; name it: --init MODEL")
+    if recipe == "detect":
+        raise UsageError("--recipe detect is for boxes: wrn detect train DATA")
     keeps_val = recipes.find(recipe).select == "best"
     source = transfer.find_source(init, arch, pretrained=pretrained, download=reading.download)
     if source is not None:

@@ -166,7 +166,10 @@ def divided(config: runs.Config, data: Decoded, watch: runtime.Watch, *, world: 
     """The cheap half of `prepare`: what is trained on, chosen by and judged on; with its statistics."""
     splits, notes = split(config, data)
     if data.source is not None:
-        notes += transfer.notes(data.source, config, data.class_names, splits) if config.detector is None else []
+        if config.detector is None:
+            notes += transfer.notes(data.source, config, data.class_names, splits)
+        else:
+            notes += detecting.notes(data.source, data.class_names)
     elif config.freeze:
         notes.append(f"{', '.join(config.freeze)}: frozen as drawn, for nothing was learnt yet; --init MODEL has it")
     mean, std = splits.parts["train"].statistics()

@@ -115,15 +115,20 @@ def check_options(
     if in_channels not in (None, 1, 3):
         raise UsageError(f"in_channels={in_channels}: expected 3 (colour) or 1 (grey)")
     preprocess = source.preprocess(in_channels)
-    try:
-        same = arch is None or arch == source.arch or networks.canonical(arch) == source.arch
-    except ValueError as error:
-        raise UsageError(f"--arch {arch}: {error}") from error
-    if not same:
-        raise UsageError(f"--arch {arch}: {source.place} is a {source.arch}; leave --arch out, or train without --init")
+    check_arch(source, source.arch, arch)
     for name, given, own in (("mean", mean, preprocess.mean), ("std", std, preprocess.std)):
         if given is not None and tuple(given) != own:
             raise UsageError(f"--{name} {tuple(given)}: {source.place} was trained with {own}; leave --{name} out")
+
+
+def check_arch(source: Source, own: str, arch: str | None) -> None:
+    """Raises UsageError if `arch` is given and is not `own`, the source's network."""
+    try:
+        same = arch is None or arch == own or networks.canonical(arch) == own
+    except ValueError as error:
+        raise UsageError(f"--arch {arch}: {error}") from error
+    if not same:
+        raise UsageError(f"--arch {arch}: {source.place} is a {own}; leave --arch out, or train without --init")
 
 
 def check_frozen(source: Source, in_channels: int | None) -> None:

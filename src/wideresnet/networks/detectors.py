@@ -5,13 +5,13 @@ The detectors are torchvision's own, with its heads, losses and choice of boxes;
 pictures, and one table of heads. They are given normalised batches as they are: their own resizing is switched off.
 """
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
@@ -118,8 +118,11 @@ def _like(norm: nn.Module, channels: int) -> nn.Module:
 
 
 def _group_norm(channels: int) -> nn.Module:
-    """As FCOS's own head has it: batches of detectors are small."""
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+    """As FCOS's own head has it, for batches of detectors are small: up to 32 groups, of two channels at least, since
+    one alone has no deviation on a map of one value."""
+    return nn.GroupNorm(
+        max(g for g in (1, 2, 4, 8, 16, 32) if channels % g == 0 and (g == 1 or channels >= 2 * g)), channels
+    )
 
 
 class AsGiven(GeneralizedRCNNTransform):  # type: ignore[misc]
@@ -212,7 +215,9 @@ def from_card(architecture: Mapping[str, Any]) -> nn.Module:
     backbone = WideResNetBackbone(**_of_backbone(architecture), stem_stride=detector.stem_stride)
     fpn = WideResNetFPN(backbone, detector.out_channels, stages=detector.stages, extra_levels=detector.extra_levels)
     if detector.norm != "batch":
-        _normalise_by(fpn, detector.norm)
+        _normalise_by(fpn.body, detector.norm)
+    if detector.norm == "group":  # frozen, they would stay as nobody has trained them
+        _normalise_by(fpn.norms, "group")
     model = HEADS[detector.head](fpn, int(architecture["num_classes"]))
     cast(Any, model).architecture = {**architecture, "detector": asdict(detector)}
     return model
@@ -249,17 +254,27 @@ def label_offset(model: nn.Module) -> int:
     return int(detector_of(model).head == "faster_rcnn")
 
 
-def take_over(model: nn.Module, weights: nn.Module) -> list[str]:
-    """Sets a detector's weights to those of a classifier's backbone, or of another detector; → the names of its tensors
-    that stay as drawn. Raises ValueError where a tensor of the backbone is of another shape."""
+def take_over(model: nn.Module, weights: nn.Module, *, same_classes: bool) -> int:
+    """Sets a detector's weights to those of a classifier's backbone, or to all that fits of another detector, but for
+    the layers of classes where these are not the same; → how many of its tensors. Raises ValueError where a tensor of
+    the backbone is of another shape."""
     if isinstance(weights, WideResNetClassifier):
         theirs = {f"backbone.body.{key}": value for key, value in weights.backbone.state_dict().items()}
     else:
         theirs = weights.state_dict()
     own = model.state_dict()
-    unlike = [key for key, value in theirs.items() if key in own and own[key].shape != value.shape]
-    if bad := [key for key in unlike if key.startswith("backbone.body.")]:
+    unlike = {key for key, value in theirs.items() if key in own and own[key].shape != value.shape}
+    if bad := sorted(key for key in unlike if key.startswith("backbone.body.")):
         raise ValueError(f"{bad[0]} is {list(theirs[bad[0]].shape)} there, and {list(own[bad[0]].shape)} here")
-    taken = {key: value for key, value in theirs.items() if key in own and key not in unlike}
+    left = unlike if same_classes else unlike | _of_classes(cast(Any, model).architecture)
+    taken = {key: value for key, value in theirs.items() if key in own and key not in left}
     model.load_state_dict(taken, strict=False)
-    return [key for key in own if key not in taken]
+    return len(taken)
+
+
+def _of_classes(architecture: Mapping[str, Any]) -> set[str]:
+    """The tensors that are of another shape for one class more."""
+    num = int(architecture["num_classes"])
+    with torch.device("meta"):
+        now, more = (from_card({**architecture, "num_classes": n}).state_dict() for n in (num, num + 1))
+    return {key for key, value in now.items() if value.shape != more[key].shape}

@@ -36,8 +36,8 @@ class Detector:
             raise UsageError(f"--stem-stride {self.stem_stride}: expected 1, 2 or 4")
         if not self.stages or self.stages != tuple(sorted({*self.stages} & {1, 2, 3})):
             raise UsageError(f"--stages {self.stages}: expected some of 1, 2, 3, in this order")
-        if self.head == "fcos" and self.out_channels % 32:
-            raise UsageError(f"--out-channels {self.out_channels}: the head of fcos needs a multiple of 32")
+        if self.head == "fcos" and self.out_channels % 64:
+            raise UsageError(f"--out-channels {self.out_channels}: the head of fcos needs a multiple of 64")
         for name, least, most in (("out_channels", 1, 4096), ("extra_levels", 0, 5)):
             if not least <= (value := getattr(self, name)) <= most:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: expected a whole number from {least} to {most}")

@@ -89,7 +89,7 @@ _DETECT = Recipe(
     ema_decay=0.998,
     flip_by="chance",
     zoom=0.4,
-    jitter=(0.2, 0.2, 0.2, 0.03),
+    jitter=(0.2, 0.2, 0.2, 0.0),
     clip_norm=10.0,
 )
 
