@@ -97,7 +97,7 @@ def test_labels_without_a_picture_and_loose_pictures_are_said(tmp_path: Path) ->
     )
 
 
-def test_data_yaml_says_where_its_splits_lie(tmp_path: Path) -> None:
+def test_data_yaml_says_where_its_splits_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "set"
     for folder in ("first", "second"):
         picture(root / "images" / folder / "a.png", 30, 50)
@@ -105,8 +105,15 @@ def test_data_yaml_says_where_its_splits_lie(tmp_path: Path) -> None:
     (root / "labels" / "second" / "a.txt").write_text("0 0.5 0.5 0.2 0.2", encoding="utf-8")
     yaml = tmp_path / "data.yaml"
     yaml.write_text("path: set\ntrain: images/second\nval: images/first\nnames: [bee]\n", encoding="utf-8")
-    data = read_boxes(yaml)
-    assert {split: len(part.boxes[0]) for split, part in data.splits.items()} == {"train": 1, "val": 0}
+    for path in (yaml, Path("data.yaml"), Path("..") / tmp_path.name / "data.yaml"):
+        monkeypatch.chdir(tmp_path)
+        data = read_boxes(path)
+        assert {split: len(part.boxes[0]) for split, part in data.splits.items()} == {"train": 1, "val": 0}
+        assert data.notes[0].startswith("val: 1 of 1 pictures have no box")
+    (tmp_path / "elsewhere").mkdir()
+    outside = tmp_path / "elsewhere" / "data.yaml"
+    outside.write_text(f"path: {root}\ntrain: images/second\nnames: [bee]\n", encoding="utf-8")
+    assert read_boxes(outside).splits["train"].names == (str(root / "images" / "second" / "a.png"),)
 
 
 def test_a_data_yaml_that_was_moved_leaves_it_to_the_folders(tmp_path: Path) -> None:
@@ -114,7 +121,16 @@ def test_a_data_yaml_that_was_moved_leaves_it_to_the_folders(tmp_path: Path) -> 
     picture(tmp_path / "images" / "train" / "a.png", 30, 50)
     yolo(tmp_path, ONE, ["bee"])
     (tmp_path / "data.yaml").write_text("train: ../train/images\nnames: [bee]\n", encoding="utf-8")
-    assert len(read_boxes(tmp_path / "data.yaml").splits["train"].boxes[0]) == 1
+    data = read_boxes(tmp_path / "data.yaml")
+    assert len(data.splits["train"].boxes[0]) == 1
+    assert data.notes == (
+        "data.yaml says train: ../train/images, where no folders of pictures and labels are; its places are not used",
+    )
+    (tmp_path / "labels").rename(tmp_path / "other")
+    with pytest.raises(
+        DataError, match=r"data\.yaml says train: \.\./train/images, .*no folders images and labels beside"
+    ):
+        read_boxes(tmp_path / "data.yaml")
 
 
 def test_files_of_voc_with_one_name_are_refused(tmp_path: Path) -> None:
@@ -171,3 +187,25 @@ def test_names_that_move_the_cursor_are_shown_as_what_they_are_and_long_ones_cut
     note = next(note for note in read_boxes(tmp_path).notes if note.startswith("cut at"))
     assert "be\\x1b[2Je" in note
     assert len(note) < 500
+
+
+def test_trainval_beside_val_is_trained_on_without_it(tmp_path: Path) -> None:
+    pictures = {name: (30, 50, [BOX]) for name in ("a.png", "b.png")}
+    for name in pictures:
+        picture(tmp_path / "JPEGImages" / name, 30, 50)
+    voc(tmp_path, pictures)
+    lists = tmp_path / "ImageSets" / "Main"
+    (lists / "train.txt").rename(lists / "trainval.txt")
+    (lists / "val.txt").write_text("b", encoding="utf-8")
+    data = read_boxes(tmp_path)
+    assert {split: [Path(name).name for name in part.names] for split, part in data.splits.items()} == {
+        "train": ["a.png"],
+        "val": ["b.png"],
+    }
+
+
+def test_a_file_of_coco_is_not_taken_for_another_of_coco_s_by_a_part_of_its_name(tmp_path: Path) -> None:
+    picture(tmp_path / "train" / "a.png", 30, 50)
+    coco(tmp_path, ONE, ["bee"])
+    (tmp_path / "annotations" / "instances_train.json").rename(tmp_path / "annotations" / "foodstuff_train.json")
+    assert len(read_boxes(tmp_path).splits["train"]) == 1

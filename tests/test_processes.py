@@ -596,9 +596,12 @@ def test_batches_too_small_for_the_processes_are_refused(changes: dict[str, Any]
 def test_two_processes_train_a_detector_that_one_of_them_writes(tmp_path: Path) -> None:
     data = write_shapes(tmp_path / "shapes", train=16, val=5)
     words = ["--arch", "wrn_10_1", "--size", "64", "--epochs", "1", "--out", str(tmp_path / "run")]
+    # A test part too: two of them are then looked at, in one order whatever order a set has.
+    shutil.copytree(data / "val", data / "test")
+    shutil.copy(data / "annotations" / "instances_val.json", data / "annotations" / "instances_test.json")
     (done,) = torchrun(2, "-m", "wideresnet", "detect", "train", str(data), *words)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("val AP") == 1
+    assert done.stdout.count("test AP") == 1
     assert "torchrun --nproc-per-node 2 -m wideresnet detect train" in runs.read_config(tmp_path / "run").command
     alone = wrn.evaluate_detector(tmp_path / "run", data, watch=runtime.QUIET).figures()
     card = read_card(tmp_path / "run")

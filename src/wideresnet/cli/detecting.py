@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from wideresnet.cli.console import json_text, percent, print_json, print_table, say, say_error, watching
+from wideresnet.cli.predicting import named_and_listed
 from wideresnet.cli.trainings import count_or_all, say_detector, seconds
-from wideresnet.errors import DONE, SOME_FAILED, UsageError
+from wideresnet.errors import DONE, SOME_FAILED
 from wideresnet.recipes import DetectorChanges, RecipeChanges
 
 if TYPE_CHECKING:
@@ -224,15 +225,12 @@ def predict(
     """
     from wideresnet import jobs
 
-    for source in sources:
-        if source.startswith("-") and source != "-" and not Path(source).exists():
-            raise UsageError(f"{source}: no such option or file; see `wrn detect predict --help`")
-    listed = jobs.listed(sys.stdin.buffer.read()) if "-" in sources else []
-    failed, kept = 0, list["BoxAnswer"]()
+    named, listed = named_and_listed(sources, "wrn detect predict")
+    failed, drawn, kept = 0, 0, list["BoxAnswer"]()
     with watching() as watch:
         for answer in jobs.find_boxes(
             model,
-            [source for source in sources if source != "-"],
+            named,
             files=listed,
             draw=draw,
             threshold=threshold,
@@ -245,12 +243,13 @@ def predict(
             else:
                 _say(answer, format)
             failed += bool(answer.error)
+            drawn += answer.drawn is not None
             if answer.error and format == "coco":
                 say_error(f"{answer.path}: {answer.error}")
     if format == "coco":
         print(json_text(jobs.as_coco(model, kept)))
     if draw is not None:
-        say(f"drawn: {draw}")
+        say(f"drawn: {drawn} in {draw}")
     if failed:
         say_error(f"{failed} of the pictures could not be read; each has its reason above")
     return SOME_FAILED if failed else DONE
@@ -262,6 +261,8 @@ def _say(answer: "BoxAnswer", format: str) -> None:  # noqa: A002 - the option's
         fields: dict[str, Any] = {"path": str(answer.path), "boxes": None if answer.error else boxes}
         if answer.size is not None:
             fields |= {"height": answer.size[0], "width": answer.size[1]}
+        if answer.drawn is not None:
+            fields["drawn"] = str(answer.drawn)
         print(json_text(fields | {"error": answer.error or None}))
         return
     if answer.error:

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -46,14 +47,10 @@ def predict(
     """
     from wideresnet import jobs
 
-    for source in sources:
-        if source.startswith("-") and source != "-" and not Path(source).exists():
-            raise UsageError(f"{source}: no such option or file; see `wrn predict --help`")
-    listed = jobs.listed(sys.stdin.buffer.read()) if "-" in sources else []
+    named, listed = named_and_listed(sources, "wrn predict")
     failed = 0
     with watching() as watch:
         writer = _Writer(format)
-        named = [source for source in sources if source != "-"]
         for answer in jobs.predict(
             model,
             named,
@@ -69,6 +66,18 @@ def predict(
     if failed:
         say_error(f"{failed} of {writer.count} pictures could not be read; each has its reason above")
     return SOME_FAILED if failed else DONE
+
+
+def named_and_listed(sources: Sequence[str], command: str) -> tuple[list[str], list[Path]]:
+    """The sources on the command line, and the files that a list on standard input names, where one of them is "-".
+    Raises UsageError on an option that is none."""
+    from wideresnet import jobs
+
+    for source in sources:
+        if source.startswith("-") and source != "-" and not Path(source).exists():
+            raise UsageError(f"{source}: no such option or file; see `{command} --help`")
+    listed = jobs.listed(sys.stdin.buffer.read()) if "-" in sources else []
+    return [source for source in sources if source != "-"], listed
 
 
 class _Writer:

@@ -21,7 +21,9 @@ from wideresnet.data.listing import ALL, SPLIT_NAMES, SPLITS
 from wideresnet.detection.annotated import Annotated, Found, Object
 from wideresnet.errors import DataError
 
-_NOT_BOXES = re.compile(r"captions|keypoints|panoptic|stuff|image_info", re.IGNORECASE)  # COCO's other files
+_NOT_BOXES = re.compile(
+    r"(?<![a-z])(captions|keypoints|panoptic|stuff|image_info)(?![a-z])", re.IGNORECASE
+)  # COCO's others
 _PARTS = {"images": "file_name", "annotations": "image_id", "categories": "name"}  # each with a field of all its rows
 
 

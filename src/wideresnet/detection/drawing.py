@@ -2,6 +2,8 @@
 
 import colorsys
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +39,7 @@ def draw(
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     pen = ImageDraw.Draw(picture)
     line = max(1, round(max(picture.size) / 250))
-    font = ImageFont.load_default(max(10, round(max(picture.size) / 55)))
+    font = _font(max(10, round(max(picture.size) / 55)))
     # The largest first: a small one is never hidden under it.
     order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable") if len(boxes) else ()
     for row in order:
@@ -52,6 +54,14 @@ def draw(
             left, top, _, _ = (boxes[row] * share).tolist()
             _text(pen, (left, top), texts[row], colour(labels[row]), font)
     return np.asarray(picture)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """matplotlib's DejaVu Sans, which has Turkish, Greek and Cyrillic too; Pillow's own has none of these."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
 def _dashes(
@@ -72,7 +82,7 @@ def _text(
     at: tuple[float, float],
     text: str,
     colour: tuple[int, int, int],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font: ImageFont.FreeTypeFont,
 ) -> None:
     """Above the box, or within where there is no room; never beyond the picture."""
     shown = "".join(sign if sign.isprintable() else "?" for sign in text)[:40]

@@ -203,10 +203,7 @@ class BoxEvaluation:
     found: tuple[Detections, ...]
     threshold: float
     coco: Figures
-
-    @property
-    def matched(self) -> list[Matched]:
-        return [match(truth, one, self.threshold) for truth, one in zip(self.truths, self.found, strict=True)]
+    matched: tuple[Matched, ...]  # of each picture, at the threshold
 
     def at_threshold(self) -> list[tuple[int, int, int]]:
         """Of each class: right, false alarms, missed."""

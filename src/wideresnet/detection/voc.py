@@ -46,12 +46,13 @@ def _files(root: Path, faults: list[str]) -> dict[str, list[Path]]:
         for file in files_below(root / "Annotations", (".xml",)):
             if (other := named.setdefault(file.stem, file)) != file:
                 faults.append(f"{file.relative_to(root)}: named as {other.relative_to(root)}; rename one of them")
-        # trainval.txt holds both the first again; where it stands alone, it is what there is to train on.
-        lists = {split: root / "ImageSets" / "Main" / f"{split}.txt" for split in SPLITS}
-        if not lists["train"].is_file():
-            lists["train"] = root / "ImageSets" / "Main" / "trainval.txt"
-        if there := {split: file for split, file in lists.items() if file.is_file()}:
-            return {split: _listed(file, named) for split, file in there.items()}
+        lists = {split: root / "ImageSets" / "Main" / f"{split}.txt" for split in (*SPLITS, "trainval")}
+        if there := {split: _listed(file, named) for split, file in lists.items() if file.is_file()}:
+            both = there.pop("trainval", [])  # train and val again; without a list of train, all of it that is not val
+            if both and "train" not in there:
+                val = set(there.get("val", ()))
+                there["train"] = [file for file in both if file not in val]
+            return {split: there[split] for split in SPLITS if split in there}
         return {ALL: list(named.values())} if named else {}
     found = dict[str, list[Path]]()
     for folder in subfolders(root):

@@ -26,15 +26,17 @@ def read_yolo(source: str) -> Found | None:
     path = Path(source)
     if not path.is_dir() and not (path.is_file() and path.suffix.lower() in (".yaml", ".yml")):
         return None
-    root = path if path.is_dir() else path.parent
-    pairs = _pairs_of_yaml(path) or _pairs(root)
+    path = path.resolve()
+    root, notes = path if path.is_dir() else path.parent, list[str]()
+    pairs = _pairs_of_yaml(path, notes) or _pairs(root)
     if not pairs and path.is_dir():
         return None
     if not pairs:
+        said = f" {notes[0]};" if notes else ""
         raise DataError(
-            f"{root}: no folders images and labels beside {path.name}; expected images/train, labels/train…"
+            f"{path}:{said} no folders images and labels beside it either; expected images/train, labels/train…"
         )
-    names, faults, notes = _class_names(path, root), list[str](), list[str]()
+    names, faults = _class_names(path, root), list[str]()
     splits = {}
     for split, (images, labels) in pairs.items():
         pictures = list(pictures_below(images))
@@ -47,16 +49,13 @@ def read_yolo(source: str) -> Found | None:
         loose := list(files_in(root / "images", tuple(SUFFIXES))) if (root / "images").is_dir() else []
     ):
         notes.append(f"passed over, beside the folders of splits: {len(loose)} pictures, as {loose[0].name}")
-    where = root.resolve()
-    return Found(
-        name=where.name, place=str(path.resolve()), class_names=names, splits=splits, faults=faults, notes=notes
-    )
+    return Found(name=root.name, place=str(path), class_names=names, splits=splits, faults=faults, notes=notes)
 
 
-def _pairs_of_yaml(path: Path) -> dict[str, tuple[Path, Path]]:
+def _pairs_of_yaml(path: Path, notes: list[str]) -> dict[str, tuple[Path, Path]]:
     """Where data.yaml says that the splits lie, if they all do: as Ultralytics reads it, `path` before each, and labels
     where `images` is in a picture's path. Files that were moved, or made for another machine, often say what is not so;
-    then the folders' names tell."""
+    then the folders' names tell, which is noted."""
     if path.is_dir() or not isinstance(content := _yaml(path), dict):
         return {}
     said = {
@@ -64,24 +63,30 @@ def _pairs_of_yaml(path: Path) -> dict[str, tuple[Path, Path]]:
     }
     found = dict[str, tuple[Path, Path]]()
     for split, value in said.items():
-        if not isinstance(value, str):
+        if (pair := _pair_of(path.parent, content.get("path"), value)) is None:
+            shown = f"{split}: {str(value)[:60]}"
+            notes.append(
+                f"{path.name} says {shown}, where no folders of pictures and labels are; its places are not used"
+            )
             return {}
-        base = content.get("path")
-        bases = [path.parent / base] if isinstance(base, str) else []
-        images = next((place for one in (*bases, path.parent) if (place := one / value).is_dir()), None)
-        if images is None:
-            return {}
-        if (images / "images").is_dir():
-            images = images / "images"
-        parts = list(images.resolve().parts)
-        if "images" not in parts:
-            return {}
-        last = len(parts) - 1 - parts[::-1].index("images")
-        labels = Path(*parts[:last], "labels", *parts[last + 1 :])
-        if not labels.is_dir():
-            return {}
-        found[split] = (Path(*parts), labels)
+        found[split] = pair
     return found if "train" in found else {}
+
+
+def _pair_of(folder: Path, base: object, value: object) -> tuple[Path, Path] | None:
+    """The folders of pictures and labels that `value` means, in `folder` or in `base` there."""
+    if not isinstance(value, str):
+        return None
+    bases = [folder / base] if isinstance(base, str) else []
+    images = next((place for one in (*bases, folder) if (place := one / value).is_dir()), None)
+    if images is None:
+        return None
+    parts = list((images / "images" if (images / "images").is_dir() else images).resolve().parts)
+    if "images" not in parts:
+        return None
+    last = len(parts) - 1 - parts[::-1].index("images")
+    labels = Path(*parts[:last], "labels", *parts[last + 1 :])
+    return (Path(*parts), labels) if labels.is_dir() else None
 
 
 def _pairs(root: Path) -> dict[str, tuple[Path, Path]]:
@@ -160,9 +165,11 @@ def _picture(
     picture: Path, images: Path, labels: Path, *, root: Path, names: Sequence[str], faults: list[str]
 ) -> Annotated:
     file = (labels / picture.relative_to(images)).with_suffix(".txt")
-    shown = file.relative_to(root).as_posix()
+    shown, name = (
+        one.relative_to(root).as_posix() if one.is_relative_to(root) else str(one) for one in (file, picture)
+    )
     objects = list(_objects(file, shown, names, faults)) if file.exists() else []
-    return Annotated(picture, picture.relative_to(root).as_posix(), shown, None, objects)
+    return Annotated(picture, name, shown, None, objects)
 
 
 def _objects(file: Path, shown: str, names: Sequence[str], faults: list[str]) -> Iterator[Object]:

@@ -15,10 +15,11 @@ from torch import nn
 from wideresnet import checkpoint, files, networks, report, runs, training
 from wideresnet.checkpoint import Card
 from wideresnet.classification import steps_per_epoch
-from wideresnet.data import Pictures
+from wideresnet.data import Pictures, Splits
 from wideresnet.detection import BoxEvaluation, Detections, drawing, learning
 from wideresnet.detection.evaluation import best_threshold, figures, match
 from wideresnet.detection.prediction import detect
+from wideresnet.jobs import transfer
 from wideresnet.jobs.judging import facts, flattered, highlights
 from wideresnet.jobs.transfer import Source
 from wideresnet.networks import detectors
@@ -53,13 +54,13 @@ def network(prepared: "Prepared") -> nn.Module:
     return model
 
 
-def notes(source: Source, class_names: Sequence[str]) -> list[str]:
+def notes(source: Source, class_names: Sequence[str], splits: Splits) -> list[str]:
     """What a person should know of the model that training begins with."""
     what = "its backbone"
     if source.file.card.task == "detection":
         same = source.file.card.class_names == tuple(class_names)
         what = "all that fits of it" + ("" if same else ", but for the layers of classes, which are others here")
-    return [f"begins with {source.place} ({source.arch}): {what}"]
+    return [f"begins with {source.place} ({source.arch}): {what}", *transfer.seen_before(source, splits)]
 
 
 def batches(prepared: "Prepared") -> Callable[[int, int], Iterator[learning.Batch]]:
@@ -93,12 +94,12 @@ def judge(prepared: "Prepared", state: training.State, folder: Path) -> BoxEvalu
         return detect(model, pictures.images, sides, prepared.preprocess, prepared.device, world=world)
 
     split = next(name for name in ("test", "val", "train") if name in parts)
-    answers = {name: found(parts[name]) for name in {split, "val"} & parts.keys()}
+    asked = [name for name in dict.fromkeys((split, "val")) if name in parts]  # in all processes in one order
+    answers = {name: found(parts[name]) for name in asked}
     val = parts.get("val")
     val = None if val is None or not any(boxes.classes for boxes in val.boxes) else val
     threshold = file.card.threshold if val is None else best_threshold(val.boxes, answers["val"])
-    data = Path(prepared.config.data).name
-    evaluation = evaluated(data, split, parts[split], answers[split], file.card, threshold=threshold)
+    evaluation = evaluated(prepared.name, split, parts[split], answers[split], file.card, threshold=threshold)
     final = dataclasses.replace(file.card, threshold=threshold, figures=evaluation.figures())
     if world.is_main:
         checkpoint.save_model(folder / runs.MODEL, file.model.state_dict(), final, file.extra)
@@ -135,6 +136,7 @@ def evaluated(
         found=tuple(found),
         threshold=threshold,
         coco=figures(pictures.boxes, found, len(card.class_names)),
+        matched=tuple(match(truth, one, threshold) for truth, one in zip(pictures.boxes, found, strict=True)),
     )
 
 
@@ -174,7 +176,7 @@ class _View:
     def __init__(self, evaluation: BoxEvaluation, pictures: Pictures, preprocess: Preprocess, row: int) -> None:
         self.evaluation, self.pictures, self.row = evaluation, pictures, row
         self.truth, self.found = evaluation.truths[row], evaluation.found[row]
-        self.matched = match(self.truth, self.found, evaluation.threshold)
+        self.matched = evaluation.matched[row]
         self.placement = preprocess.placement(self.truth.height, self.truth.width)
         whole = torch.tensor([[0, 0, self.truth.width, self.truth.height]], dtype=torch.float64)
         edges = self.placement.of_boxes(whole)[0].round().long().tolist()

@@ -150,7 +150,10 @@ def _plan(
     arch, size = arch or default.arch, size or default.size
     made = _recipe(changes, default, size=size, class_names=listing.class_names, num_train=num_train)
     few = made.batch_size // made.accumulate // world.size
-    stands_on = recipes.make_detector(detector, size=size, batch_size=few, has_init=source is not None)
+    begun = None
+    if source is not None and source.file.card.task == "detection":
+        begun = detectors.detector_of(source.file.model)
+    stands_on = recipes.make_detector(detector, size=size, batch_size=few, has_init=source is not None, begun=begun)
     if stands_on.norm == "frozen" and source is None:
         raise UsageError("--norm frozen keeps the statistics of a trained network; name it: --init MODEL")
     _check_network(arch, source, stands_on, in_channels)
@@ -197,9 +200,14 @@ def _check_network(arch: str, source: transfer.Source | None, detector: recipes.
     """An impossible network is told before any picture is read. Raises UsageError."""
     try:
         with torch.device("meta"):
-            detectors.create(arch if source is None else source.backbone, detector, 2, in_channels=in_channels)
+            made = detectors.create(arch if source is None else source.backbone, detector, 2, in_channels=in_channels)
     except ValueError as error:
         raise UsageError(f"--arch {arch}: {error}") from error
+    try:
+        if source is not None:
+            detectors.fitting(made, source.file.model, same_classes=True)
+    except ValueError as error:
+        raise UsageError(f"--init {source.place if source else ''}: {error}; give another --norm") from error
 
 
 @kinds.checked
@@ -244,7 +252,7 @@ def evaluate_detector(
     for note in notes:
         watch.line(f"note: {note}")
     answers = detect(predictor.model, pictures.images, sides(pictures.boxes), card.preprocess, predictor.device)
-    evaluation = evaluated(Path(listing.place).name, chosen, pictures, answers, card, threshold=predictor.threshold)
+    evaluation = evaluated(listing.name, chosen, pictures, answers, card, threshold=predictor.threshold)
     if report_file is not None:
         name = networks.arch_name(card.architecture)
         subject = report.Subject(

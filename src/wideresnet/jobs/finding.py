@@ -2,6 +2,7 @@
 and the pictures with their boxes drawn."""
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from torch import Tensor
 
 from wideresnet import data as data_room
 from wideresnet import files as files_room
@@ -21,7 +23,9 @@ from wideresnet.errors import ImageError, UsageError
 from wideresnet.images import decode
 from wideresnet.jobs.prediction import expand
 
-_CHUNK = 8  # pictures decoded and computed at once: they are kept whole, to be drawn on
+_CHUNK = 8  # pictures computed at once
+_LONGEST_JPEG = 65_500  # pixels a side
+_LONGEST_NAME = 100  # signs of a drawn picture's name, without its ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +56,17 @@ def find_boxes(
 
     Raises ModelFileError and UsageError before the first answer.
     """
-    predictor = BoxPredictor(model, device, threshold)
+    predictor, limit = BoxPredictor(model, device, threshold), data_room.most_pixels(max_pixels)
     paths = [*expand(sources), *map(Path, files)]
     if not paths:
         raise UsageError("no picture named; give files, folders or globs, or - for a list on standard input")
+    if threshold is None and not predictor.card.figures:
+        watch.line(
+            f"note: the training of {model} has not ended, so no threshold was chosen yet; boxes are given from a "
+            f"score of {predictor.threshold:g} on, --threshold gives another"
+        )
     folder = None if draw is None else _empty(Path(draw))
-    return _answers(predictor, paths, data_room.most_pixels(max_pixels), folder, watch)
+    return _answers(predictor, paths, limit, folder, watch)
 
 
 def _empty(folder: Path) -> Path:
@@ -68,57 +77,71 @@ def _empty(folder: Path) -> Path:
         raise UsageError(f"--draw {folder}: cannot be made: {error.strerror}; choose another") from error
     if full:
         raise UsageError(f"--draw {folder}: exists already and is not empty; choose another")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"--draw {folder}: nothing can be written there; choose another")
     return folder
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """A picture as the network sees it, its sides, and itself where it is to be drawn on."""
+
+    resized: Tensor
+    size: tuple[int, int]
+    image: npt.NDArray[np.uint8] | None
 
 
 def _answers(
     predictor: BoxPredictor, paths: Sequence[Path], max_pixels: int, folder: Path | None, watch: runtime.Watch
 ) -> Iterator[BoxAnswer]:
     rest, done, names = iter(paths), 0, set[str]()
+    at_once = _CHUNK if folder is None else runtime.num_cores()  # those that are drawn on lie whole in memory
 
-    def read(path: Path) -> npt.NDArray[np.uint8] | str:
+    def read(path: Path) -> _Read | str:
         try:
-            return decode(path, max_pixels)
+            image = decode(path, max_pixels)
         except ImageError as error:
             return str(error)
+        height, width = image.shape[:2]
+        return _Read(predictor.card.preprocess.resize(image), (height, width), None if folder is None else image)
 
-    resize = predictor.card.preprocess.resize
     with runtime.thread_pool() as pool:
-        while chunk := list(islice(rest, _CHUNK)):
-            images = list(pool.map(read, chunk))
-            good = [one for one in images if not isinstance(one, str)]
-            sizes = [(one.shape[0], one.shape[1]) for one in good]
-            answers = iter(predictor.detections(list(pool.map(resize, good)), sizes))
-            for path, image in zip(chunk, images, strict=True):
-                if isinstance(image, str):
-                    yield BoxAnswer(path, error=image)
+        while chunk := list(islice(rest, at_once)):
+            every = list(pool.map(read, chunk))
+            good = [one for one in every if isinstance(one, _Read)]
+            answers = iter(predictor.detections([one.resized for one in good], [one.size for one in good]))
+            for path, one in zip(chunk, every, strict=True):
+                if isinstance(one, str):
+                    yield BoxAnswer(path, error=one)
                     continue
-                found = next(answers)
-                drawn = None if folder is None else _drawn(predictor, image, found, folder, _name(path, names))
-                named = tuple(predictor.named(found))
-                yield BoxAnswer(path, named, (image.shape[0], image.shape[1]), drawn)
+                found, drawn = next(answers), None
+                if folder is not None and one.image is not None:
+                    drawn = folder / _name(path, one.size, names)
+                    _draw(predictor, one.image, found, drawn)
+                yield BoxAnswer(path, tuple(predictor.named(found)), one.size, drawn)
             done += len(chunk)
             watch.progress("looking", done, len(paths), "")
 
 
-def _name(path: Path, names: set[str]) -> str:
-    """Of the drawn picture; of two with one name in different folders the second gets a number."""
-    name, number = f"{path.stem}.jpg", 1
-    while name in names:
+def _name(path: Path, size: tuple[int, int], names: set[str]) -> str:
+    """Of the drawn picture. Of two with one name in different folders the second gets a number; so do those that differ
+    in upper and lower case alone, which on some disks are one file."""
+    stem, ending = path.stem[:_LONGEST_NAME], ".jpg" if max(size) <= _LONGEST_JPEG else ".png"
+    name, number = stem + ending, 1
+    while name.casefold() in names:
         number += 1
-        name = f"{path.stem}-{number}.jpg"
-    names.add(name)
+        name = f"{stem}-{number}{ending}"
+    names.add(name.casefold())
     return name
 
 
-def _drawn(predictor: BoxPredictor, image: npt.NDArray[np.uint8], found: Detections, folder: Path, name: str) -> Path:
+def _draw(predictor: BoxPredictor, image: npt.NDArray[np.uint8], found: Detections, file: Path) -> None:
     shown = found.scores >= predictor.threshold
     labels = found.labels[shown].tolist()
     texts = [f"{predictor.card.class_names[k]} {s:.2f}" for k, s in zip(labels, found.scores[shown], strict=True)]
-    content = io.BytesIO()
-    Image.fromarray(drawing.draw(image, found.boxes[shown], labels, texts)).save(content, "JPEG", quality=92)
-    files_room.write_whole(folder / name, content.getvalue())
-    return folder / name
+    content, form = io.BytesIO(), "JPEG" if file.suffix == ".jpg" else "PNG"
+    Image.fromarray(drawing.draw(image, found.boxes[shown], labels, texts)).save(content, form, quality=92)
+    files_room.write_whole(file, content.getvalue())
 
 
 def as_coco(model: str | Path, answers: Sequence[BoxAnswer]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def card(prepared: "Prepared", state: training.State, otherwise: Mapping[str, st
     """What a model file says of its model. otherwise: under what its training went on than it was begun."""
     config = prepared.config
     trained = {
-        "data": Path(config.data).name,
+        "data": Path(config.data).name if config.detector is None else prepared.name,
         "fingerprint": config.fingerprint,
         "seed": config.seed,
         "epoch": state.epoch,

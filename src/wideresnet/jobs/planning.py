@@ -28,7 +28,7 @@ class Plan:
     config: runs.Config
     listing: Data
     source: Source | None  # the model that training begins with
-    side: int  # the pictures' median shorter side, in pixels
+    side: int  # the pictures' median shorter side, in pixels; a detector's, the longer one
     computed_by: str  # the engine, in words
 
 

@@ -198,16 +198,20 @@ def notes(source: Source, config: runs.Config, class_names: Sequence[str], split
     if config.in_channels != card.preprocess.channels:
         how = "summed up for 1 channel" if config.in_channels == 1 else "spread over 3 channels"
         line += f"; its first layer is {how}"
-    lines = [line]
+    return [line, *seen_before(source, splits)]
+
+
+def seen_before(source: Source, splits: Splits) -> list[str]:
+    """A note if the source was trained on pictures that are judged on here."""
     held_out = next((splits.parts[name] for name in ("test", "val") if name in splits.parts), None)
     if held_out is not None and "seen" in source.file.extra:
         count = data_room.count_marked(held_out, source.file.extra["seen"])
         if count:
-            lines.append(
+            return [
                 f"{source.place} was trained on {count} of the {len(held_out)} pictures that are judged on here, "
                 "which flatters the figures"
-            )
-    return lines
+            ]
+    return []
 
 
 def _some(names: Sequence[str]) -> str:

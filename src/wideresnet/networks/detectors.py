@@ -32,6 +32,7 @@ Target = dict[str, Tensor]
 
 MOST_BOXES = 100  # of one picture, as COCO counts them
 RATIOS = (0.5, 1.0, 2.0)  # height to width, of anchors
+_REGIONS = 128  # of a picture, that Faster R-CNN's second step learns from: as in the paper's batches (section 3.1)
 _HIDDEN = 256  # of Faster R-CNN's two layers for a region: a quarter of the paper's, for few classes on small pictures
 
 
@@ -186,6 +187,7 @@ def faster_rcnn(fpn: WideResNetFPN, num_classes: int) -> FasterRCNN:
         box_roi_pool=pool,
         box_head=TwoMLPHead(fpn.out_channels * 7**2, _HIDDEN),
         box_predictor=FastRCNNPredictor(_HIDDEN, num_classes + 1),
+        box_batch_size_per_image=_REGIONS,
         box_detections_per_img=MOST_BOXES,
     )
     model.transform = AsGiven(max(fpn.strides))
@@ -254,22 +256,27 @@ def label_offset(model: nn.Module) -> int:
     return int(detector_of(model).head == "faster_rcnn")
 
 
-def take_over(model: nn.Module, weights: nn.Module, *, same_classes: bool) -> int:
-    """Sets a detector's weights to those of a classifier's backbone, or to all that fits of another detector, but for
-    the layers of classes where these are not the same; → how many of its tensors. Raises ValueError where a tensor of
-    the backbone is of another shape."""
+def take_over(model: nn.Module, weights: nn.Module, *, same_classes: bool) -> None:
+    """Sets a detector's weights to those that `fitting` finds."""
+    model.load_state_dict(fitting(model, weights, same_classes=same_classes), strict=False)
+
+
+def fitting(model: nn.Module, weights: nn.Module, *, same_classes: bool) -> dict[str, Tensor]:
+    """What a detector can take from a classifier's backbone, or from another detector: all that fits, but for the
+    layers of classes where these are not the same. Raises ValueError where a tensor of the backbone is of another
+    shape, or statistics that are to be kept are not there."""
     if isinstance(weights, WideResNetClassifier):
         theirs = {f"backbone.body.{key}": value for key, value in weights.backbone.state_dict().items()}
     else:
         theirs = weights.state_dict()
     own = model.state_dict()
+    if missing := [key for key in own if key.startswith("backbone.body.") and key not in theirs and "running" in key]:
+        raise ValueError(f"{missing[0]} is not there: its backbone has no BN whose statistics could be kept")
     unlike = {key for key, value in theirs.items() if key in own and own[key].shape != value.shape}
     if bad := sorted(key for key in unlike if key.startswith("backbone.body.")):
         raise ValueError(f"{bad[0]} is {list(theirs[bad[0]].shape)} there, and {list(own[bad[0]].shape)} here")
     left = unlike if same_classes else unlike | _of_classes(cast(Any, model).architecture)
-    taken = {key: value for key, value in theirs.items() if key in own and key not in left}
-    model.load_state_dict(taken, strict=False)
-    return len(taken)
+    return {key: value for key, value in theirs.items() if key in own and key not in left}
 
 
 def _of_classes(architecture: Mapping[str, Any]) -> set[str]:

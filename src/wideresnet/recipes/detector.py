@@ -1,7 +1,7 @@
 """What stands on a backbone so that it finds boxes: one frozen value, and what follows from the data where it is not
 given."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
 
 from wideresnet.errors import UsageError, nearest
@@ -84,7 +84,7 @@ def detector_defaults(num_pictures: int, longer_side: int, device: str) -> Defau
     """As `defaults`, of a detector: `num_pictures` to train on, median `longer_side` in pixels.
 
     Pictures keep their size up to 320 pixels on a CPU, 640 elsewhere, in whole 64s, which the coarsest map divides.
-    Epochs: what about twenty minutes on two cores carry, 20,000 pictures (docs/numbers.md), from 12 to 150.
+    Epochs: what about fifteen minutes on two cores carry, 20,000 pictures (docs/numbers.md), from 12 to 150.
     """
     largest, budget = (320, 20_000) if device == "cpu" else (640, 60_000)
     size = min(largest, max(64, 64 * -(-longer_side // 64)))
@@ -94,9 +94,15 @@ def detector_defaults(num_pictures: int, longer_side: int, device: str) -> Defau
     )
 
 
-def make_detector(changes: DetectorChanges, *, size: int, batch_size: int, has_init: bool) -> Detector:
-    """What the data and the batch say of it, then what the user says. batch_size: one process's part."""
+def make_detector(
+    changes: DetectorChanges, *, size: int, batch_size: int, has_init: bool, begun: Detector | None = None
+) -> Detector:
+    """What the data and the batch say of it, or the detector that it is begun with (`begun`); then what the user says.
+    batch_size: one process's part. has_init: whether there is a trained network to begin with."""
     given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    if begun is not None:
+        frozen = begun.norm == "batch" and batch_size < FEW
+        return replace(begun, **{**({"norm": "frozen"} if frozen else {}), **given})
     stride = 4 if size >= 256 else 2 if size >= 128 else 1
     norm = "batch" if batch_size >= FEW else "frozen" if has_init else "group"
     return Detector(**{"stem_stride": stride, "norm": norm, **given})

@@ -77,7 +77,7 @@ _CPU94 = dataclasses.replace(
 
 # `wrn detect train`: as FCOS (Tian et al. 2019, section 4: momentum 0.9, weight decay 1e-4, flips) but begun from
 # nothing, on small pictures, in small batches; so with a warm-up, a cosine, clipped gradients, an average of the
-# weights and windows that make objects up to twice as large and as small (docs/decisions.md, docs/numbers.md).
+# weights and windows that make objects up to 1.8 times as large and as small (docs/decisions.md, docs/numbers.md).
 _DETECT = Recipe(
     name="detect",
     times_default=1.0,
