@@ -103,7 +103,7 @@ def load_model(path: Path, *tasks: Task) -> ModelFile:
 
 
 # What networks and cards raise on values that they cannot be made of.
-_UNFIT = (TypeError, ValueError, KeyError, AttributeError, RuntimeError, ArithmeticError, UsageError)
+_UNFIT = (TypeError, ValueError, KeyError, AttributeError, RuntimeError, ArithmeticError)
 
 
 def _check_fits(architecture: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -160,7 +160,7 @@ def _card(entry: Mapping[str, Any], path: Path) -> Card:
         values["preprocess"] = Preprocess.from_dict(values.get("preprocess", {}))
         card: Card = kinds.fitted(values, Card, "")
         return card
-    except (*_UNFIT, ModelFileError) as error:
+    except (*_UNFIT, UsageError, ModelFileError) as error:
         raise ModelFileError(f"{path}: a model file whose card does not fit together: {error}") from error
 
 

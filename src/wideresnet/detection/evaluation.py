@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torchvision.ops import box_iou
 
 from wideresnet.data import Boxes
 from wideresnet.errors import missing_extra
@@ -146,6 +145,8 @@ class Matched:
 def match(truth: Boxes, found: Detections, threshold: float = 0.0) -> Matched:
     """As COCO does at one overlap: the surest first, each takes the box of its class that it overlaps most and nobody
     has; those below the threshold take none and are no mistakes."""
+    from torchvision.ops import box_iou  # a second and a half to import
+
     overlap = box_iou(torch.from_numpy(found.boxes), torch.from_numpy(truth.boxes)).numpy()  # [M, T]
     own = (found.labels[:, None] == truth.labels[None]) & (overlap >= OVERLAP)
     free = ~truth.crowd

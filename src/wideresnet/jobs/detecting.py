@@ -22,7 +22,6 @@ from wideresnet.detection.prediction import detect
 from wideresnet.jobs import transfer
 from wideresnet.jobs.judging import facts, flattered, highlights
 from wideresnet.jobs.transfer import Source
-from wideresnet.networks import detectors
 from wideresnet.preprocess import Preprocess
 from wideresnet.processes import ALONE
 from wideresnet.report import BoxClass, BoxFigures, Shown, Subject
@@ -38,6 +37,8 @@ CURVES = 12  # classes whose curve is drawn: those with most objects
 
 def network(prepared: "Prepared") -> nn.Module:
     """As it is before the first step, drawn by torch's global generator; of `--init` what fits."""
+    from wideresnet.networks import detectors  # torchvision's, which take seconds to import
+
     config, source = prepared.config, prepared.source
     assert config.detector is not None
     arch = config.arch if source is None else source.backbone

@@ -25,7 +25,7 @@ from wideresnet.jobs.evaluation import check_report, parts_of_training
 from wideresnet.jobs.planning import Plan, make_recipe, versions
 from wideresnet.jobs.running import CHECKPOINT_EVERY_S, BoxRun
 from wideresnet.jobs.training import start
-from wideresnet.networks import detectors
+from wideresnet.networks.parts import detector_of
 from wideresnet.processes import World
 from wideresnet.reading import Reading
 from wideresnet.recipes import BoxChanges, DetectorChanges, RecipeChanges
@@ -152,7 +152,7 @@ def _plan(
     few = made.batch_size // made.accumulate // world.size
     begun = None
     if source is not None and source.file.card.task == "detection":
-        begun = detectors.detector_of(source.file.model)
+        begun = detector_of(source.file.model)
     stands_on = recipes.make_detector(detector, size=size, batch_size=few, has_init=source is not None, begun=begun)
     if stands_on.norm == "frozen" and source is None:
         raise UsageError("--norm frozen keeps the statistics of a trained network; name it: --init MODEL")
@@ -198,6 +198,8 @@ def _recipe(
 
 def _check_network(arch: str, source: transfer.Source | None, detector: recipes.Detector, in_channels: int) -> None:
     """An impossible network is told before any picture is read. Raises UsageError."""
+    from wideresnet.networks import detectors  # torchvision's, which take seconds to import
+
     try:
         with torch.device("meta"):
             made = detectors.create(arch if source is None else source.backbone, detector, 2, in_channels=in_channels)

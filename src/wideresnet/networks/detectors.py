@@ -24,11 +24,10 @@ from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScale
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from wideresnet import dialects, kinds
+from wideresnet.errors import UsageError
 from wideresnet.model import WideResidualBlock, WideResNetBackbone, WideResNetClassifier
+from wideresnet.networks.parts import Target
 from wideresnet.recipes import Detector
-
-Target = dict[str, Tensor]
-"""boxes float32 [M, 4] (left, top, right, bottom), labels int64 [M]: what torchvision's detectors learn from."""
 
 MOST_BOXES = 100  # of one picture, as COCO counts them
 RATIOS = (0.5, 1.0, 2.0)  # height to width, of anchors
@@ -213,7 +212,10 @@ def create(
 def from_card(architecture: Mapping[str, Any]) -> nn.Module:
     """The detector that its `architecture` tells of. Raises TypeError, ValueError or UsageError on what tells of
     none."""
-    detector: Detector = kinds.fitted(architecture["detector"], Detector, "detector")
+    try:
+        detector: Detector = kinds.fitted(architecture["detector"], Detector, "detector")
+    except UsageError as error:
+        raise ValueError(str(error)) from error
     backbone = WideResNetBackbone(**_of_backbone(architecture), stem_stride=detector.stem_stride)
     fpn = WideResNetFPN(backbone, detector.out_channels, stages=detector.stages, extra_levels=detector.extra_levels)
     if detector.norm != "batch":
@@ -243,17 +245,6 @@ def _normalise_by(module: nn.Module, norm: str) -> None:
             setattr(module, name, made)
         else:
             _normalise_by(child, norm)
-
-
-def detector_of(model: nn.Module) -> Detector:
-    """What stands on its backbone."""
-    detector: Detector = kinds.fitted(cast(Any, model).architecture["detector"], Detector, "detector")
-    return detector
-
-
-def label_offset(model: nn.Module) -> int:
-    """What torchvision adds to a class's number: 1 where it counts the background as class 0."""
-    return int(detector_of(model).head == "faster_rcnn")
 
 
 def take_over(model: nn.Module, weights: nn.Module, *, same_classes: bool) -> None:
