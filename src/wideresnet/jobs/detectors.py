@@ -21,7 +21,7 @@ from wideresnet.detection.prediction import detect
 from wideresnet.errors import DataError, UsageError, nearest
 from wideresnet.jobs import transfer
 from wideresnet.jobs.detecting import box_figures, evaluated
-from wideresnet.jobs.evaluation import check_report, parts_of_training
+from wideresnet.jobs.evaluation import check_report, parts_of_training, trained_on
 from wideresnet.jobs.planning import Plan, make_recipe, versions
 from wideresnet.jobs.running import CHECKPOINT_EVERY_S, BoxRun
 from wideresnet.jobs.training import start
@@ -205,11 +205,12 @@ def _check_network(arch: str, source: transfer.Source | None, detector: recipes.
             made = detectors.create(arch if source is None else source.backbone, detector, 2, in_channels=in_channels)
     except ValueError as error:
         raise UsageError(f"--arch {arch}: {error}") from error
+    if source is None:
+        return
     try:
-        if source is not None:
-            detectors.fitting(made, source.file.model, same_classes=True)
+        detectors.fitting(made, source.file.model, same_classes=True)
     except ValueError as error:
-        raise UsageError(f"--init {source.place if source else ''}: {error}; give another --norm") from error
+        raise UsageError(f"--init {source.place}: {error}; give another --norm") from error
 
 
 @kinds.checked
@@ -247,10 +248,7 @@ def evaluate_detector(
         raise UsageError(f"--split {split}: there is {', '.join(known)}")
     chosen = split or known[0]
     pictures = parts[chosen]
-    notes = [*listing.notes, *loaded.notes, *found]
-    seen = data_room.count_marked(pictures, predictor.extra["seen"]) if "seen" in predictor.extra else 0
-    if seen:
-        notes.append(f"{seen} of these {len(pictures)} pictures were trained on, which flatters the figures")
+    notes = [*listing.notes, *loaded.notes, *found, *trained_on(pictures, predictor.extra)]
     for note in notes:
         watch.line(f"note: {note}")
     answers = detect(predictor.model, pictures.images, sides(pictures.boxes), card.preprocess, predictor.device)

@@ -2,10 +2,12 @@
 
 import dataclasses
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
 import torch
+from torch import Tensor
 
 from wideresnet import data as data_room
 from wideresnet import engines, files, kinds, networks, recipes, report, runtime
@@ -77,9 +79,7 @@ def evaluate(
     pictures = parts[split]
     if not len(pictures):
         raise DataError(f"{listing.place}: no picture in {split}")
-    seen = data_room.count_marked(pictures, predictor.extra["seen"]) if "seen" in predictor.extra else 0
-    if seen:
-        notes.append(f"{seen} of these {len(pictures)} pictures were trained on, which flatters the figures")
+    notes += trained_on(pictures, predictor.extra)
     if tta == "flip" and not recipes.flips_are_safe(card.class_names):
         notes.append("--tta flip: by their names, some classes look like others, or like none, in the mirror")
     for note in notes:
@@ -125,6 +125,13 @@ def check_report(file: str | Path | None) -> None:
     if not Path(file).absolute().parent.is_dir():
         raise UsageError(f"--report {file}: expected a file in a folder that exists")
     files.check_replaceable(Path(file), ".html", "--report")
+
+
+def trained_on(pictures: Pictures, extra: Mapping[str, Tensor]) -> list[str]:
+    """A note if the model whose `extra` that is was trained on some of them."""
+    if "seen" not in extra or not (seen := data_room.count_marked(pictures, extra["seen"])):
+        return []
+    return [f"{seen} of these {len(pictures)} pictures were trained on, which flatters the figures"]
 
 
 def _with_labels_of(parts: dict[str, Pictures], data: Data, class_names: tuple[str, ...]) -> dict[str, Pictures]:

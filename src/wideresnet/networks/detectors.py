@@ -210,8 +210,7 @@ def create(
 
 
 def from_card(architecture: Mapping[str, Any]) -> nn.Module:
-    """The detector that its `architecture` tells of. Raises TypeError, ValueError or UsageError on what tells of
-    none."""
+    """The detector that its `architecture` tells of. Raises TypeError or ValueError on what tells of none."""
     try:
         detector: Detector = kinds.fitted(architecture["detector"], Detector, "detector")
     except UsageError as error:
