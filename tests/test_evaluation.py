@@ -1,5 +1,6 @@
 """An `Evaluation` refuses what does not fit, and its figures agree with each other, also at the edges."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wideresnet import metrics
 from wideresnet.evaluation import Evaluation
 
 
@@ -55,7 +57,8 @@ def test_the_confused_classes_are_those_of_the_most_frequent_confusions() -> Non
 
 def test_a_class_missing_in_the_split_is_none_in_the_figures_and_leaves_the_mean() -> None:
     figures = evaluation([0, 1], [0, 1]).figures()
-    assert figures["classes"][2] == {"class_name": "c", "count": 0, "precision": None, "recall": None, "f1": None}
+    nothing = {"precision": None, "recall": None, "f1": None, "recall_interval": None}
+    assert figures["classes"][2] == {"class_name": "c", "count": 0, **nothing}
     assert figures["macro_f1"] == 1
 
 
@@ -119,3 +122,104 @@ def test_figures_are_json_without_nan_and_agree_with_the_confusion_matrix(seed: 
     pairs = found.confused_pairs(classes**2)
     assert sum(pair.count for pair in pairs) == count - figures["correct"]
     assert all(confusion[pair.label, pair.predicted] == pair.count for pair in pairs)
+
+
+def test_two_models_are_compared_picture_by_picture() -> None:
+    labels = [0, 0, 1, 1, 2, 2]
+    one = evaluation(labels, [0, 0, 1, 0, 2, 1], model="one")
+    other = evaluation(labels, [0, 1, 0, 1, 2, 0], model="other")
+    found = dataclasses.replace(one, against=other).comparison
+    assert found is not None
+    assert (set(found.only_this), set(found.only_other)) == ({1, 2}, {3})
+    assert (found.both_right, found.both_wrong, found.num_images) == (2, 1, 6)
+    assert found.only_this[0] == 2  # the other model is surest there
+    assert found.difference == pytest.approx(one.accuracy - other.accuracy)
+    assert found.p == 1  # of three that differ nothing can be told
+    assert found.sentence.startswith("Neither is shown to be better")
+    assert found.interval[0] < 0 < found.interval[1]
+
+
+def test_a_difference_beyond_chance_is_named_with_the_better_one() -> None:
+    labels = [0] * 60
+    good, bad = evaluation(labels, [0] * 60, model="good"), evaluation(labels, [0] * 40 + [1] * 20, model="bad")
+    for one, other in ((good, bad), (bad, good)):
+        found = dataclasses.replace(one, against=other).comparison
+        assert found is not None
+        assert found.sentence.startswith("good is better than bad: so large a difference is unlikely to be chance")
+        assert found.p == pytest.approx(2 * 0.5**20)
+
+
+def test_a_comparison_with_other_pictures_or_classes_is_refused() -> None:
+    one = evaluation([0, 1], [0, 1])
+    for other in (
+        evaluation([0, 1], [0, 1], names=("x", "y")),
+        evaluation([0, 1], [0, 1], class_names=("b", "a", "c")),
+    ):
+        with pytest.raises(ValueError, match="not to the same pictures, or of other classes"):
+            dataclasses.replace(one, against=other)
+
+
+def test_groups_come_least_accurate_first_and_pictures_of_no_group_are_left_out() -> None:
+    found = evaluation([0, 0, 1, 1, 2], [0, 0, 1, 0, 0], groups=("x", "x", "y", "y", ""))
+    assert [(row.group, row.count, row.correct) for row in found.per_group] == [("y", 2, 1), ("x", 2, 2)]
+    assert [row["group"] for row in found.figures()["groups"]] == ["y", "x"]
+    with pytest.raises(ValueError, match="1 groups of 2 pictures"):
+        evaluation([0, 1], [0, 1], groups=("x",))
+
+
+def test_a_model_that_abstains_answers_where_it_is_sure_enough() -> None:
+    plain = evaluation([0, 1, 2, 0], [0, 1, 2, 1])
+    threshold = float(plain.confidence[2])
+    part = dataclasses.replace(plain, abstain=(0.1, threshold)).abstaining
+    assert part is not None
+    assert (part.answered, part.wrong, part.coverage) == (2, 1, 0.5)
+    assert part.interval == metrics.accuracy_interval(1, 2)
+    nothing = dataclasses.replace(plain, abstain=(0.1, 1.5)).abstaining
+    assert nothing is not None
+    assert (nothing.answered, nothing.interval) == (0, None)
+
+
+def test_the_answers_without_the_temperature_are_told_beside_those_with_it() -> None:
+    cooled = evaluation([0, 1, 2], [0, 1, 0], temperature=0.5)
+    plain = evaluation([0, 1, 2], [0, 1, 0])
+    assert cooled.figures()["uncalibrated"]["ece"] == plain.figures()["ece"] != cooled.figures()["ece"]
+    assert plain.figures()["uncalibrated"] is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "predicted", "words"),
+    [
+        ([0, 1, 2] * 20, [0, 1, 2] * 20, ["100.0", "60 of 60", "no mistake here"]),
+        (
+            [0, 1, 2] * 20,
+            [0, 0, 0] * 20,
+            ["says a of every one", "weakest on b: 0 of 20 found, most often taken for a"],
+        ),
+        ([0] * 20, [0] * 19 + [1], ["all of which are a", "weakest on a: 19 of 20"]),
+        ([0] * 15 + [1] * 5, [0] * 10 + [1] * 5 + [0] * 5, ["saying a of every one, without a look, would have 75.0"]),
+        ([0], [1], ["0 of 1", "weakest on a: 0 of 1 found, most often taken for b (1×)"]),
+    ],
+)
+def test_three_sentences_say_how_good_how_sure_and_where_weak(
+    labels: list[int], predicted: list[int], words: list[str]
+) -> None:
+    summary = evaluation(labels, predicted).summary
+    assert len(summary) == 3
+    for word in words:
+        assert word in " ".join(summary), summary
+
+
+def test_confidence_far_from_the_truth_is_said_in_words() -> None:
+    labels, predicted = [0, 1, 2] * 100, [0, 1, 0] * 100
+    for scale, word in ((100.0, "too sure of itself"), (0.001, "better than it thinks")):
+        found = evaluation(labels, predicted)
+        found = dataclasses.replace(found, logits=found.logits * np.float32(scale))
+        assert word in found.summary[1]
+
+
+def test_a_group_weak_beyond_chance_is_named_and_one_that_may_be_luck_is_not() -> None:
+    labels = [0] * 200
+    weak = evaluation(labels, [0] * 180 + [1] * 20, groups=("day",) * 180 + ("night",) * 20)
+    assert "in group night: 0 of 20 right" in weak.summary[2]
+    luck = evaluation(labels, [0] * 180 + [1] * 20, groups=("day", "night") * 100)
+    assert "group" not in luck.summary[2]

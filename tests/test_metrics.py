@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score, log_loss, precision_score, recall_score
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    log_loss,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from wideresnet import metrics
 
@@ -220,3 +229,144 @@ def test_where_every_picture_is_wrong_the_upper_bound_itself_comes_back() -> Non
 def test_a_temperature_needs_at_least_one_picture() -> None:
     with pytest.raises(ValueError, match="at least one"):
         metrics.fit_temperature(np.zeros((0, 3)), np.zeros(0, dtype=np.int64))
+
+
+# Beside scikit-learn, SciPy and naive loops, on random and degenerate answers.
+
+
+@given(answers)
+def test_the_brier_score_is_scikit_learns(case: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = case
+    probs, num_classes = metrics.softmax(logits), logits.shape[1]
+    if num_classes < 2:
+        assert metrics.brier_score(probs, labels) == 0
+        return
+    theirs = brier_score_loss(labels, probs, labels=np.arange(num_classes), scale_by_half=False)
+    assert metrics.brier_score(probs, labels) == pytest.approx(theirs, abs=1e-9)
+
+
+@given(answers, st.integers(1, 20))
+def test_both_calibration_errors_are_those_of_scikit_learns_calibration_curves(
+    case: tuple[np.ndarray, np.ndarray], num_bins: int
+) -> None:
+    logits, labels = case
+    probs = metrics.softmax(logits)
+    confidence, right = probs.max(axis=1), probs.argmax(axis=1) == labels
+    for strategy, ours in (
+        ("uniform", metrics.expected_calibration_error(probs, labels, num_bins)),
+        ("quantile", metrics.equal_mass_calibration_error(probs, labels, num_bins)),
+    ):
+        # scikit-learn gives each bin's means and drops the empty ones; its counts follow from the same edges.
+        edges = np.linspace(0, 1, num_bins + 1)
+        edges = edges if strategy == "uniform" else np.percentile(confidence, edges * 100)
+        counts = np.bincount(np.searchsorted(edges[1:-1], confidence), minlength=num_bins)
+        truth, said = calibration_curve(right, confidence, n_bins=num_bins, strategy=strategy, pos_label=True)
+        theirs = float((np.abs(truth - said) * counts[counts > 0]).sum() / len(labels))
+        assert ours == pytest.approx(theirs, abs=1e-9), strategy
+
+
+@given(answers)
+def test_macro_and_weighted_averages_are_scikit_learns_and_micro_is_the_accuracy(
+    case: tuple[np.ndarray, np.ndarray],
+) -> None:
+    logits, labels = case
+    predicted = logits.argmax(axis=1)
+    found = metrics.averages(labels, predicted)
+    for how in ("macro", "weighted"):
+        for name, score in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
+            theirs = score(labels, predicted, labels=np.unique(labels), average=how, zero_division=0)
+            assert getattr(found[how], name) == pytest.approx(theirs, abs=1e-9), (how, name)
+    everything = np.arange(logits.shape[1])
+    theirs = f1_score(labels, predicted, labels=everything, average="micro", zero_division=0)
+    assert found["micro"].f1 == pytest.approx(theirs, abs=1e-9)
+    rows = metrics.per_class(labels, predicted, logits.shape[1])
+    assert found["macro"].f1 == pytest.approx(metrics.macro_f1(rows), abs=1e-12)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 60))
+def test_the_curves_of_two_classes_are_scikit_learns_of_the_rarer_one(seed: int, count: int) -> None:
+    logits, labels = random_answers(seed, count, 2)
+    labels[:2] = 0, 1
+    probs = metrics.softmax(np.round(logits, 1))  # with ties
+    found = metrics.two_classes(probs, labels)
+    assert found is not None
+    assert found.positive == (0 if (labels == 0).sum() < (labels == 1).sum() else 1)
+    truth, scores = labels == found.positive, probs[:, found.positive]
+    assert found.roc_auc == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
+    assert found.average_precision == pytest.approx(average_precision_score(truth, scores), abs=1e-9)
+    area = np.trapezoid(found.true_positive_rate, found.false_positive_rate)
+    assert area == pytest.approx(found.roc_auc, abs=1e-9)
+
+
+@pytest.mark.parametrize(("num_classes", "labels"), [(3, [0, 1, 2]), (2, [1, 1, 1]), (1, [0])])
+def test_there_are_no_curves_without_two_classes_that_both_occur(num_classes: int, labels: list[int]) -> None:
+    probs = np.full((len(labels), num_classes), 1 / num_classes)
+    assert metrics.two_classes(probs, np.array(labels)) is None
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+@example(0, 0)
+def test_mcnemars_p_is_the_sum_of_the_binomials_tails_as_unlikely_as_what_was_seen(a: int, b: int) -> None:
+    total = a + b
+    chances = [math.comb(total, k) / 2**total for k in range(total + 1)]
+    naive = math.fsum(chance for chance in chances if chance <= chances[a] * (1 + 1e-9))
+    assert metrics.mcnemar(a, b) == pytest.approx(min(1, naive), abs=1e-9)
+    assert metrics.mcnemar(a, b) == metrics.mcnemar(b, a)
+
+
+def test_the_interval_of_a_difference_worked_by_hand_and_its_laws() -> None:
+    a, b = 26 / 202, 11 / 202
+    half = 1.959964 * math.sqrt((a + b - (a - b) ** 2) / 202)
+    assert metrics.difference_interval(25, 10, 200) == pytest.approx((a - b - half, a - b + half), abs=1e-6)
+    low, high = metrics.difference_interval(10, 25, 200)
+    assert metrics.difference_interval(25, 10, 200) == pytest.approx((-high, -low), abs=1e-12)
+    low, high = metrics.difference_interval(0, 0, 1)
+    assert -1 <= low < 0 < high <= 1
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60))
+def test_risk_and_coverage_are_those_of_a_naive_loop_over_thresholds(seed: int, count: int) -> None:
+    random = np.random.default_rng(seed)
+    confidence, correct = np.round(random.random(count), 1), random.random(count) < 0.7
+    found = metrics.risk_coverage(confidence, correct)
+    np.testing.assert_array_equal(found.threshold, np.unique(confidence)[::-1])
+    for threshold, coverage, risk in zip(found.threshold, found.coverage, found.risk, strict=True):
+        answered = confidence >= threshold
+        assert coverage == pytest.approx(answered.mean(), abs=1e-12)
+        assert risk == pytest.approx((~correct[answered]).mean(), abs=1e-12)
+        assert found.at(threshold) == (coverage, risk)
+    assert found.risk[-1] == pytest.approx((~correct).mean(), abs=1e-12)
+    each = [(~correct[confidence >= c]).mean() for c in confidence]  # each picture's risk, averaged: the area
+    assert found.area == pytest.approx(np.mean(each), abs=1e-9)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 0.99))
+def test_the_threshold_for_a_risk_keeps_it_and_no_lower_one_does(seed: int, risk: float) -> None:
+    random = np.random.default_rng(seed)
+    confidence, correct = np.round(random.random(40), 1), random.random(40) < 0.7
+    found = metrics.risk_coverage(confidence, correct)
+    threshold = found.threshold_for(risk)
+    risks = {each: (~correct[confidence >= each]).mean() for each in confidence.tolist()}
+    good = [each for each, value in risks.items() if value <= risk]
+    assert threshold == (min(good) if good else None)
+    assert found.at(1.5) == (0.0, None)
+
+
+@given(answers)
+def test_the_interval_of_macro_f1_lies_in_0_1_and_is_always_the_same(case: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = case
+    confusion = metrics.confusion_matrix(labels, logits.argmax(axis=1), logits.shape[1])
+    low, high = metrics.macro_f1_interval(confusion)
+    assert 0 <= low <= high <= 1
+    assert metrics.macro_f1_interval(confusion) == (low, high)
+
+
+def test_the_interval_of_macro_f1_is_that_of_drawing_the_pictures_themselves() -> None:
+    logits, labels = random_answers(3, 300, 4)
+    predicted = logits.argmax(axis=1)
+    confusion = metrics.confusion_matrix(labels, predicted, 4)
+    random, scores = np.random.default_rng(1), list[float]()
+    for _ in range(2000):
+        rows = random.integers(0, 300, 300)
+        scores.append(f1_score(labels[rows], predicted[rows], labels=np.unique(labels[rows]), average="macro"))
+    assert metrics.macro_f1_interval(confusion, 2000) == pytest.approx(np.quantile(scores, [0.025, 0.975]), abs=0.01)

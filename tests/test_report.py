@@ -122,7 +122,7 @@ def digits_page() -> str:
 
 def test_a_whole_report_has_every_section_in_order_and_is_well_formed(digits_page: str) -> None:
     first, last = ["figures", "curves", "confusion", "classes", "mistakes", "pairs"], ["augmented", "data", "repeat"]
-    assert Page(digits_page).sections() == [*first, "reliability", *last]
+    assert Page(digits_page).sections() == [*first, "reliability", "abstaining", *last]
 
 
 def test_the_page_loads_nothing_and_runs_nothing(digits_page: str) -> None:
@@ -141,7 +141,7 @@ def test_the_page_is_made_for_phones_and_for_the_dark(digits_page: str) -> None:
     assert metas["viewport"] == "width=device-width, initial-scale=1"
     assert "@media (prefers-color-scheme: dark)" in digits_page
     drawings = re.findall(r"<svg.*?</svg>", digits_page, re.DOTALL)
-    assert len(drawings) == 4
+    assert len(drawings) == 5
     for drawing in drawings:  # a colour of its own would vanish in one of both
         assert set(re.findall(r"(?:fill|stroke): ([^;\"]+)", drawing)) <= {
             "none",
@@ -252,7 +252,7 @@ def test_a_class_without_pictures_is_shown_as_a_dash() -> None:
         logits=np.array([[1, 0]], np.float32),
     )
     page = Page(build(Subject(title="t", command="c", evaluation=found)))
-    assert page.text.count("–") == 3
+    assert page.text.count("–") == 4
     assert "nan" not in page.text.lower()
 
 

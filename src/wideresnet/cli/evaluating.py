@@ -4,14 +4,18 @@ import dataclasses
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from wideresnet.cli.console import percent, print_json, print_table, say, watching
 from wideresnet.cli.trainings import AS_FOUND, ReadingOptions, count_or_all
+from wideresnet.errors import UsageError
 
 if TYPE_CHECKING:
     from wideresnet.evaluation import Evaluation
+
+_GROUPS = 20  # shown in a table
 
 
 def evaluate(
@@ -20,6 +24,9 @@ def evaluate(
     /,
     *,
     split: str | None = None,
+    against: Path | None = None,
+    abstain: float | None = None,
+    map: tuple[str, ...] = (),  # noqa: A002 - the option's own name
     tta: Literal["none", "flip"] = "none",
     report: Path | None = None,
     cache: Literal["auto", "memory", "disk", "off"] = "auto",
@@ -39,6 +46,14 @@ def evaluate(
         As in `wrn train`. Its test part is taken, else val, else all of it; on the data of training, the part held out.
     split
         One of the parts that the data has: train, val, test; all where it has none.
+    against
+        Another model, judged on the same pictures: which is better, whether that may be chance (McNemar), and on which
+        pictures they differ.
+    abstain
+        The share of wrong answers you can put up with, as 0.01: how many pictures it answers where it answers only if
+        it is as sure as that took on the val part of its training.
+    map
+        Renames a class of DATA, or of --against, to what MODEL calls it: --map OLD=NEW.
     tta
         Test-time augmentation: flip averages the probabilities of each picture and its mirror image.
     report
@@ -64,6 +79,9 @@ def evaluate(
             model,
             data,
             split=split,
+            against=against,
+            abstain=abstain,
+            class_map=renames(map),
             tta=tta,
             cache=cache,
             device=device,
@@ -82,13 +100,55 @@ def evaluate(
         say(f"report: {report}")
 
 
+def renames(given: Sequence[str]) -> dict[str, str]:
+    """OLD=NEW, each. Raises UsageError."""
+    pairs = dict[str, str]()
+    for one in given:
+        old, equals, new = one.partition("=")
+        if not (old and equals and new) or pairs.get(old, new) != new:
+            raise UsageError(f"--map {one}: expected OLD=NEW, each old name once")
+        pairs[old] = new
+    return pairs
+
+
 def _print(e: "Evaluation") -> None:
     low, high = e.interval
     print(f"{e.data}, {e.split}: {len(e.labels)} pictures, {e.engine}")
+    for sentence in e.summary:
+        print(f"  {sentence}")
     print(f"accuracy   {percent(e.accuracy)}   95 % interval {percent(low)} to {percent(high)}")
     if e.top5 is not None:
         print(f"top-5      {percent(e.top5)}")
-    print(f"loss       {e.loss:.4f}   ECE {percent(e.ece)} (15 bins)")
+    low, high = e.macro_f1_interval
+    print(f"macro F1   {percent(e.macro_f1)}   95 % interval {percent(low)} to {percent(high)}")
+    for name, one in (("", e), ("raw        ", e.raw))[: 1 if e.temperature == 1 else 2]:
+        errors = f"ECE {percent(one.ece)} (15 bins), {percent(one.ece_equal_mass)} (of equally many pictures)"
+        print(f"{name or 'confidence '}{errors}   Brier {one.brier:.4f}   loss {one.loss:.4f}")
+    if (two := e.two_classes) is not None:
+        positive = e.class_names[two.positive]
+        print(f"ROC AUC    {two.roc_auc:.4f}   average precision of {positive} {two.average_precision:.4f}")
+    if (part := e.abstaining) is not None:
+        risk = "" if part.interval is None else f", {part.wrong:,} wrong: " + " to ".join(map(percent, part.interval))
+        print(f"abstaining answers {part.answered:,} ({percent(part.coverage)}){risk}")
+    if e.against is not None and (both := e.comparison) is not None:
+        print(f"against    {both.other}: {percent(e.against.accuracy)}")
+        print(f"  {both.sentence}")
+        print(
+            f"  right alone: {len(both.only_this):,} and {len(both.only_other):,}; both {both.both_right:,}, "
+            f"neither {both.both_wrong:,}"
+        )
+    if groups := e.per_group:
+        rows = [
+            [row.group, str(row.count), percent(row.accuracy), " to ".join(map(percent, row.interval))]
+            for row in groups[:_GROUPS]
+        ]
+        print_table(
+            "Groups, the least accurate first",
+            {"group": "left", "pictures": "right", "accuracy": "right", "95 % interval": "right"},
+            rows,
+        )
+        if len(groups) > _GROUPS:
+            print(f"and {len(groups) - _GROUPS:,} more; --json has all")
     columns = {"class": "left", "pictures": "right", "precision": "right", "recall": "right", "F1": "right"}
     rows = [
         [name, str(score.count), percent(score.precision), percent(score.recall), percent(score.f1)]

@@ -22,6 +22,7 @@ def predict(
     format: Literal["table", "csv", "jsonl"] = "table",  # noqa: A002 - the option's own name
     device: str = "auto",
     engine: Literal["auto", "kernels", "torch"] = "auto",
+    abstain: float | None = None,
     download: bool = False,
     max_pixels: int | None = None,
 ) -> int:
@@ -40,6 +41,9 @@ def predict(
     engine
         What computes: kernels (our own, on a CPU, where they were built and know the network) or torch; auto takes the
         first of these that can.
+    abstain
+        The share of wrong answers you can put up with, as 0.01: where the model is less sure than that took on the val
+        part of its training, it says so.
     download
         Fetch MODEL that is hf:OWNER/NAME.
     max_pixels
@@ -57,6 +61,7 @@ def predict(
             files=listed,
             device=device,
             engine=engine,
+            abstain=abstain,
             download=download,
             max_pixels=max_pixels,
             watch=watch,
@@ -94,14 +99,18 @@ class _Writer:
         fields["error"] = answer.error or None
         if self.format == "jsonl":
             if prediction is not None:
-                fields["probs"] = prediction.probs
+                fields |= {"probs": prediction.probs, "abstains": prediction.abstains}
             print(json_text(fields))
         elif self.format == "csv":
             rows = csv.writer(sys.stdout, lineterminator="\n")
             if self.count == 0:
-                rows.writerow(["path", "label", "confidence", "error"])
-            rows.writerow([fields["path"], fields["label"], fields["confidence"], fields["error"]])
+                rows.writerow(["path", "label", "confidence", "error", "abstains"])
+            abstains = None if prediction is None else str(prediction.abstains).lower()
+            rows.writerow([fields["path"], fields["label"], fields["confidence"], fields["error"], abstains])
         else:
-            what = f"{prediction.label}  {percent(prediction.confidence)}" if prediction else f"error: {answer.error}"
+            what = f"error: {answer.error}"
+            if prediction is not None:
+                guess = "not sure enough; perhaps " if prediction.abstains else ""
+                what = f"{guess}{prediction.label}  {percent(prediction.confidence)}"
             print(f"{answer.path}  {what}")
         self.count += 1

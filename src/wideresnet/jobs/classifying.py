@@ -8,9 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
-from wideresnet import checkpoint, classification, engines, files, metrics, networks, report, runs, training
+from wideresnet import (
+    checkpoint,
+    classification,
+    engines,
+    files,
+    metrics,
+    networks,
+    prediction,
+    report,
+    runs,
+    training,
+)
 from wideresnet.checkpoint import Card
 from wideresnet.data import Pictures
 from wideresnet.errors import Diverged
@@ -65,7 +76,7 @@ def judge(prepared: "Prepared", state: training.State, folder: Path) -> Evaluati
     file = world.from_main(checkpoint.load_model(folder / runs.MODEL) if world.is_main else None)
     assert file is not None
     engine = engines.choose(file.model, prepared.preprocess, prepared.device)
-    temperature = _temperature(parts["val"], engine, prepared) if "val" in parts else 1.0
+    temperature, kept = _of_val(parts["val"], engine, prepared) if "val" in parts else (1.0, {})
     split = next(name for name in ("test", "val", "train") if name in parts)
     pictures = parts[split]
     logits = classification.logits(pictures, engine, world).numpy()
@@ -80,24 +91,27 @@ def judge(prepared: "Prepared", state: training.State, folder: Path) -> Evaluati
         labels=pictures.labels.numpy(),
         logits=logits,
         temperature=temperature,
+        groups=pictures.groups,
     )
     final = dataclasses.replace(file.card, temperature=temperature, figures=evaluation.figures())
     if world.is_main:
-        checkpoint.save_model(folder / runs.MODEL, file.model.state_dict(), final, file.extra)
+        checkpoint.save_model(folder / runs.MODEL, file.model.state_dict(), final, {**file.extra, **kept})
         files.write_whole(folder / runs.REPORT, report.build(_subject(prepared, state, final, evaluation)))
     return evaluation
 
 
-def _temperature(val: Pictures, engine: engines.Engine, prepared: "Prepared") -> float:
-    """Fitted on val; 1 where the likelihood has no best one: a val part all of which is right asks for T = 0."""
-    answers = classification.logits(val, engine, prepared.world).numpy()
-    temperature = metrics.fit_temperature(answers, val.labels.numpy())
-    if temperature not in metrics.TEMPERATURES:
-        return temperature
-    prepared.watch.line(
-        f"note: val ({len(val)} pictures) is too small or too easy to fit a temperature; confidences stay raw"
-    )
-    return 1.0
+def _of_val(val: Pictures, engine: engines.Engine, prepared: "Prepared") -> tuple[float, dict[str, Tensor]]:
+    """The temperature, 1 where the likelihood has no best one (a val part all of which is right asks for T = 0); and
+    what is kept of the answers."""
+    answers, labels = classification.logits(val, engine, prepared.world).numpy(), val.labels.numpy()
+    temperature = metrics.fit_temperature(answers, labels)
+    if temperature in metrics.TEMPERATURES:
+        prepared.watch.line(
+            f"note: val ({len(val)} pictures) is too small or too easy to fit a temperature; confidences stay raw"
+        )
+        temperature = 1.0
+    probs = metrics.softmax(answers.astype(np.float64) / temperature)
+    return temperature, prediction.val_answers(probs.max(axis=1), answers.argmax(axis=1) == labels)
 
 
 def _subject(prepared: "Prepared", state: training.State, card: Card, evaluation: Evaluation) -> Subject:

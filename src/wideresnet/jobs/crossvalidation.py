@@ -57,6 +57,7 @@ def conclude(
         names=whole.names,
         labels=whole.labels.numpy(),
         logits=logits,
+        groups=whole.groups,
     )
     accuracies = [fold.accuracy for fold in folds]
     mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)

@@ -2,21 +2,24 @@
 
 import dataclasses
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import get_args
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from wideresnet import data as data_room
 from wideresnet import engines, files, kinds, networks, recipes, report, runtime
 from wideresnet.checkpoint import Card
-from wideresnet.data import Data, Pictures
+from wideresnet.data import Pictures
 from wideresnet.data.listing import ALL, SPLITS
-from wideresnet.errors import DataError, UsageError, nearest
+from wideresnet.errors import DataError, ModelFileError, UsageError, nearest
 from wideresnet.evaluation import Evaluation
+from wideresnet.jobs.matching import check_classes, check_map, with_labels_of
 from wideresnet.jobs.sharing import load
+from wideresnet.prediction import Predictor
 from wideresnet.reading import Reading
 
 
@@ -27,6 +30,9 @@ def evaluate(
     data: str | Path,
     *,
     split: str | None = None,
+    against: str | Path | None = None,
+    abstain: float | None = None,
+    class_map: Mapping[str, str] = MappingProxyType({}),
     tta: engines.TTA = "none",
     cache: data_room.Cache = "auto",
     device: str = "auto",
@@ -45,17 +51,22 @@ def evaluate(
     """Judges `model` on `data`: its test part, or val, or all of it where it has no parts.
 
     Where the data has no parts and is what the model was trained on, the parts are those of training, so that no
-    picture the model has seen is counted. Classes are matched by name. `tta="flip"` averages the answers to each
-    picture and its mirror image, and is named beside every figure. cache: as in `train`; no figure changes with
-    it. The columns: see `Reading`; engine, and download for data and for a model of the hub: see `load`. Writes an HTML
-    report if `report_file` is given. Raises ModelFileError, UsageError, DataError (a class that the model does not
-    know, unreadable pictures).
+    picture the model has seen is counted. Classes are matched by name; class_map renames those of the data, and of
+    `against`: {"old": "new"}. against: another model, judged on the same pictures, each as it was trained to see them.
+    abstain: also what the model does that answers only where it is sure enough, as `Predictor` has it. `tta="flip"`
+    averages the answers to each picture and its mirror image, and is named beside every figure. cache: as in `train`;
+    no figure changes with it. The columns: see `Reading`; engine, and download for data and for a model of the hub: see
+    `load`. Writes an HTML report if `report_file` is given. Raises ModelFileError, UsageError, DataError (a class that
+    the model does not know, unreadable pictures).
     """
     check_report(report_file)
     if tta not in (known := get_args(engines.TTA)):
         raise UsageError(f"--tta {tta}{nearest(tta, known)}")
-    predictor = load(model, device, engine=engine, download=download)
+    predictor = load(model, device, engine=engine, abstain=abstain, download=download)
+    rival = None if against is None else load(against, device, engine=engine, download=download)
     card = predictor.card
+    if rival is not None:
+        check_classes(rival.card, card, str(against), class_map)
     reading = Reading(
         image_column=image_column,
         label_column=label_column,
@@ -64,15 +75,19 @@ def evaluate(
         download=download,
         max_pixels=max_pixels,
     )
-    computed_by = engines.with_tta(predictor.engine, tta, card.temperature)
     listing = data_room.read(data, reading, watch)
-    loaded = data_room.load(listing, card.preprocess, cache=cache, max_bad=max_bad, watch=watch)
-    watch.line(f"{sum(map(len, loaded.parts.values())):,} pictures, {loaded.kept}")
-    notes = loaded.notes
-    fingerprint = data_room.fingerprint(listing.class_names, loaded.parts)
-    parts = _with_labels_of(loaded.parts, listing, card.class_names)
-    parts, found = parts_of_training(parts, fingerprint, card)
-    notes += found
+    check_map(class_map, [*listing.class_names, *(() if rival is None else rival.card.class_names)])
+
+    def seen_by(one: Predictor) -> tuple[dict[str, Pictures], list[str], list[str]]:
+        """The parts as that model sees them, labels in `card`'s order; how they were made; what was left out."""
+        loaded = data_room.load(listing, one.card.preprocess, cache=cache, max_bad=max_bad, watch=watch)
+        watch.line(f"{sum(map(len, loaded.parts.values())):,} pictures, {loaded.kept}")
+        fingerprint = data_room.fingerprint(listing.class_names, loaded.parts)
+        labelled = with_labels_of(loaded.parts, listing, card.class_names, class_map)
+        return *parts_of_training(labelled, fingerprint, card), loaded.notes
+
+    parts, found, notes = seen_by(predictor)
+    notes = [*notes, *found]
     split = split or next(name for name in ("test", "val", ALL, "train") if name in parts)
     if split not in parts:
         raise UsageError(f"--split {split}: {listing.place} has {', '.join(parts)}{nearest(split, parts)}")
@@ -82,30 +97,48 @@ def evaluate(
     notes += trained_on(pictures, predictor.extra)
     if tta == "flip" and not recipes.flips_are_safe(card.class_names):
         notes.append("--tta flip: by their names, some classes look like others, or like none, in the mirror")
+    if tta == "flip" and abstain is not None:
+        notes.append("the threshold of --abstain was chosen without --tta")
+
+    def judged(one: Predictor, named: str | Path, pictures: Pictures) -> Evaluation:
+        computed_by = engines.with_tta(one.engine, tta, one.card.temperature)
+        logits = computed_by.compute(pictures.images).numpy()
+        check_finite(logits, pictures.names, str(named))
+        own = [class_map.get(name, name) for name in one.card.class_names] if one is rival else card.class_names
+        return Evaluation(
+            data=Path(listing.place).name,
+            split=split,
+            engine=computed_by.reason,
+            class_names=card.class_names,
+            names=pictures.names,
+            labels=pictures.labels.numpy(),
+            logits=logits[:, [own.index(name) for name in card.class_names]],
+            temperature=one.card.temperature,
+            tta=tta,
+            model=str(named),
+            groups=pictures.groups,
+        )
+
+    evaluation = judged(predictor, model, pictures)
+    if abstain is not None:
+        evaluation = dataclasses.replace(evaluation, abstain=(abstain, predictor.threshold))
+    if rival is not None and against is not None:
+        alike = rival.card.preprocess == card.preprocess
+        theirs = pictures if alike else seen_by(rival)[0][split]
+        notes += [f"{against}: {note}" for note in trained_on(theirs, rival.extra)]
+        evaluation = dataclasses.replace(evaluation, against=judged(rival, against, theirs))
     for note in notes:
         watch.line(f"note: {note}")
-    evaluation = Evaluation(
-        data=Path(listing.place).name,
-        split=split,
-        engine=computed_by.reason,
-        class_names=card.class_names,
-        names=pictures.names,
-        labels=pictures.labels.numpy(),
-        logits=computed_by.compute(pictures.images).numpy(),
-        temperature=card.temperature,
-        tta=tta,
-    )
     if report_file is not None:
-        with_tta = [] if tta == "none" else ["--tta", tta]
         subject = report.Subject(
             title=f"{listing.name}: {networks.arch_name(card.architecture)}",
-            command=command or shlex.join(["wrn", "evaluate", str(model), str(data), *with_tta]),
+            command=command or _command(evaluation, str(data), class_map),
             facts=[
                 ("Model", str(model)),
                 ("Network", networks.arch_name(card.architecture)),
                 ("Data", listing.place),
                 ("Pictures", f"resized to {card.preprocess.size}×{card.preprocess.size}, {card.preprocess.fit}"),
-                ("Computed by", computed_by.reason),
+                ("Computed by", evaluation.engine),
                 ("Test-time augmentation", tta),
             ],
             evaluation=evaluation,
@@ -116,6 +149,27 @@ def evaluate(
         )
         files.write_whole(Path(report_file), report.build(subject))
     return evaluation
+
+
+def _command(e: Evaluation, data: str, class_map: Mapping[str, str]) -> str:
+    """That repeats it from a terminal."""
+    words = ["wrn", "evaluate", e.model, data]
+    words += [] if e.tta == "none" else ["--tta", e.tta]
+    words += [] if e.against is None else ["--against", e.against.model]
+    words += [] if e.abstain is None else ["--abstain", str(e.abstain[0])]
+    for old, new in class_map.items():
+        words += ["--map", f"{old}={new}"]
+    return shlex.join(words)
+
+
+def check_finite(logits: np.ndarray, names: Sequence[str], model: str) -> None:
+    """Raises ModelFileError, naming the first picture, if a network's answers are not numbers."""
+    broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if len(broken):
+        raise ModelFileError(
+            f"{model}: its answers to {len(broken):,} of {len(names):,} pictures are not finite, first to "
+            f"{names[broken[0]]}; its weights are too large for float32: take another epoch or model"
+        )
 
 
 def check_report(file: str | Path | None) -> None:
@@ -132,34 +186,6 @@ def trained_on(pictures: Pictures, extra: Mapping[str, Tensor]) -> list[str]:
     if "seen" not in extra or not (seen := data_room.count_marked(pictures, extra["seen"])):
         return []
     return [f"{seen} of these {len(pictures)} pictures were trained on, which flatters the figures"]
-
-
-def _with_labels_of(parts: dict[str, Pictures], data: Data, class_names: tuple[str, ...]) -> dict[str, Pictures]:
-    """The same pictures, their labels counted in the model's order of classes. Raises DataError on an unknown class."""
-    new_label = torch.tensor([class_names.index(name) if name in class_names else -1 for name in data.class_names])
-    relabelled = {}
-    for split, pictures in parts.items():
-        labels = new_label[pictures.labels]
-        if (labels < 0).any():
-            row = int((labels < 0).nonzero()[0])
-            name = data.class_names[pictures.labels[row]]
-            where = f"{data.place}: {pictures.names[row]}"
-            if _are_numbers(data.class_names) != _are_numbers(class_names):
-                raise DataError(
-                    f"{where}: class {name!r} is none of the model's. Labels are numbers in one and names in the "
-                    f"other: here {_some(data.class_names)}, in the model {_some(class_names)}. Write the model's"
-                )
-            raise DataError(f"{where}: class {name!r} is none of the model's{nearest(name, class_names)}")
-        relabelled[split] = dataclasses.replace(pictures, labels=labels)
-    return relabelled
-
-
-def _are_numbers(class_names: tuple[str, ...]) -> bool:
-    return all(name.removeprefix("-").isdecimal() for name in class_names)
-
-
-def _some(class_names: tuple[str, ...]) -> str:
-    return ", ".join(class_names[:3]) + (", …" if len(class_names) > 3 else "")
 
 
 def parts_of_training(

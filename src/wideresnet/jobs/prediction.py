@@ -37,17 +37,18 @@ def predict(
     files: Sequence[str | Path] = (),
     device: str = "auto",
     engine: engines.Name = "auto",
+    abstain: float | None = None,
     download: bool = False,
     max_pixels: int | None = None,
     watch: runtime.Watch = runtime.QUIET,
 ) -> Iterator[Answer]:
     """Answers for each picture of `sources` (files, folders with all pictures below, globs) and of `files`, which are
-    taken by the letter. In order, lazily; what is not there is an answer with its reason. `model`, engine and download:
-    as `load`'s; max_pixels: as `Reading` has it.
+    taken by the letter. In order, lazily; what is not there is an answer with its reason. `model`, engine, abstain and
+    download: as `load`'s; max_pixels: as `Reading` has it.
 
     Raises ModelFileError, and UsageError if no picture is named at all, before the first answer.
     """
-    predictor = load(model, device, engine=engine, download=download)
+    predictor = load(model, device, engine=engine, abstain=abstain, download=download)
     paths = [*expand(sources), *map(Path, files)]
     if not paths:
         raise UsageError("no picture named; give files, folders or globs, or - for a list on standard input")

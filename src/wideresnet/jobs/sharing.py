@@ -11,15 +11,21 @@ from wideresnet.preprocess import Preprocess
 
 @kinds.checked
 def load(
-    model: str | Path, device: str = "auto", *, engine: engines.Name = "auto", download: bool = False
+    model: str | Path,
+    device: str = "auto",
+    *,
+    engine: engines.Name = "auto",
+    abstain: float | None = None,
+    download: bool = False,
 ) -> Predictor:
     """A run folder, a model file, or "hf:OWNER/NAME" (also "hf:OWNER/NAME@REVISION") of Hugging Face's hub: ready to
     answer. What is on the hub is fetched only if `download`, else taken from that library's cache. `engine`: what
-    computes; auto takes our kernels on a CPU where they were built and know the network, else torch.
+    computes; auto takes our kernels on a CPU where they were built and know the network, else torch. abstain: as
+    `Predictor`'s.
 
     Raises ModelFileError if it is no model, UsageError on a device or engine that is not there or a missing extra.
     """
-    return Predictor(hub.model_file(model, download=download), device, engine)
+    return Predictor(hub.model_file(model, download=download), device, engine, abstain)
 
 
 @kinds.checked

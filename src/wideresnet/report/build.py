@@ -16,6 +16,7 @@ from wideresnet.report import figures
 # What a page shows at most, to stay below 2 MB; all the figures are in metrics.csv and --json.
 MISTAKES = 24
 PAIRS = 8
+DIFFERING = 12
 EXAMPLES = 4
 AUGMENTED = 24
 MATRIX_CLASSES = 20
@@ -149,14 +150,28 @@ def _evaluated(subject: Subject) -> dict[str, Any]:
     if evaluation is None:
         return {"evaluation": None}
     names = evaluation.class_names
-    classes = list(zip(names, evaluation.per_class, strict=True))
+    classes = list(zip(names, evaluation.per_class, evaluation.recall_intervals, strict=True))
     hardest = sorted(classes, key=lambda row: 2.0 if row[1].recall is None else row[1].recall)
     predicted, confidence = evaluation.predicted, evaluation.confidence
+    raw = evaluation.raw if evaluation.temperature != 1 else None
+    other = None if evaluation.against is None else evaluation.against.predicted
+    two, errs = evaluation.two_classes, evaluation.correct < evaluation.num_images
     return {
         "evaluation": evaluation,
+        "summary": evaluation.summary,
+        "comparison": evaluation.comparison,
+        "other_of": lambda index: "" if other is None else names[other[index]],
+        "differing": DIFFERING,
+        "groups": evaluation.per_group,
+        "two": two,
+        "roc": two and figures.roc(two),
+        "precision_recall": two and figures.precision_against_recall(two.recall, two.precision, "the class looked for"),
+        "raw": raw,
+        "risk_coverage": figures.risk_coverage(evaluation.risk_coverage, evaluation.abstaining) if errs else None,
+        "abstaining": evaluation.abstaining,
         "classes": hardest,
         "matrix": _matrix(evaluation) if evaluation.num_classes > 1 else None,
-        "reliability": figures.reliability(evaluation.reliability),
+        "reliability": figures.reliability(evaluation.reliability, None if raw is None else raw.reliability),
         "mistakes": evaluation.worst_mistakes(MISTAKES),
         "pairs": evaluation.confused_pairs(PAIRS, EXAMPLES),
         "label_of": lambda index: names[evaluation.labels[index]],

@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from wideresnet.metrics import ReliabilityBins
+from wideresnet.evaluation import Abstaining
+from wideresnet.metrics import ReliabilityBins, RiskCoverage, TwoClasses
 
 # A row of metrics.csv: as numbers, or as csv.DictReader gives it (text, and "" for what was not measured).
 Row = Mapping[str, float | str | None]
@@ -65,17 +66,41 @@ def ap_curve(history: Sequence[Row]) -> str:
 
 def precision_recall(curves: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
     """A drawing for each class: precision [101] at the recalls 0, 0.01, …, 1."""
-    drawn = []
-    for number, (name, precision) in enumerate(curves.items()):
-        figure, axes = _empty(300, height=220, left=62)
-        recall = np.linspace(0, 1, len(precision))
-        axes.plot(recall, precision, color=_ACCENT, linewidth=2, clip_on=False)
-        axes.fill_between(recall, precision, color=_ACCENT, alpha=0.12, linewidth=0)
-        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(_percent(decimals=0))
-        drawn.append((name, _svg(figure, f"Precision against recall, class {number + 1}")))
-    return drawn
+    each = enumerate(curves.items(), 1)
+    recall = [np.linspace(0, 1, len(precision)) for precision in curves.values()]
+    return [(name, precision_against_recall(recall[i - 1], curve, f"class {i}")) for i, (name, curve) in each]
+
+
+def precision_against_recall(recall: np.ndarray, precision: np.ndarray, what: str) -> str:
+    figure, axes = _empty(300, height=220, left=62)
+    axes.plot(recall, precision, color=_ACCENT, linewidth=2, clip_on=False)
+    axes.fill_between(recall, precision, color=_ACCENT, alpha=0.12, linewidth=0)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    _in_percent(axes)
+    return _svg(figure, f"Precision against recall, {what}")
+
+
+def roc(two: TwoClasses) -> str:
+    figure, axes = _empty(300, height=220, left=62)
+    axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=1, linestyle=(0, (4, 4)), clip_on=False)
+    axes.plot(two.false_positive_rate, two.true_positive_rate, color=_ACCENT, linewidth=2, clip_on=False)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="of the others, taken for one", ylabel="found")
+    _in_percent(axes)
+    return _svg(figure, "ROC: found against false alarms, at every threshold")
+
+
+def risk_coverage(curve: RiskCoverage, chosen: Abstaining | None) -> str:
+    """The share of wrong answers against that of pictures answered; the threshold chosen on val as a dot."""
+    figure, axes = _empty(340, height=280, left=62)
+    axes.plot(curve.coverage, curve.risk, color=_ACCENT, linewidth=2, clip_on=False, drawstyle="steps-post")
+    if chosen is not None and chosen.answered:
+        axes.scatter([chosen.coverage], [chosen.wrong / chosen.answered], 60, color=_INK, clip_on=False, zorder=3)
+    most = float(curve.risk.max())
+    axes.set(xlim=(0, 1), ylim=(0, max(1.1 * most, 0.01)), xlabel="pictures answered", ylabel="wrong answers")
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(_percent(decimals=0))
+    axes.yaxis.set_major_formatter(_percent(decimals=0 if most > 0.05 else 1))
+    return _svg(figure, "Wrong answers against pictures answered, the surest first")
 
 
 def lr_curve(history: Sequence[Row]) -> str:
@@ -106,8 +131,9 @@ def lr_plot(lrs: Sequence[float], losses: Sequence[float], smoothed: Sequence[fl
     return picture.getvalue()
 
 
-def reliability(bins: ReliabilityBins) -> str:
-    """One dot a bin, its area its number of pictures; a stem from the dot to the diagonal, where it should lie."""
+def reliability(bins: ReliabilityBins, raw: ReliabilityBins | None = None) -> str:
+    """One dot a bin, its area its number of pictures; a stem from the dot to the diagonal, where it should lie. raw: of
+    the same answers without the temperature, as rings."""
     figure, axes = _empty(340, height=320, left=62)
     axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=1, linestyle=(0, (4, 4)), clip_on=False)
     there = bins.counts > 0
@@ -115,9 +141,12 @@ def reliability(bins: ReliabilityBins) -> str:
     axes.vlines(confidence, accuracy, confidence, color=_ACCENT, linewidth=1.5, clip_on=False)
     areas = 12 + 600 * counts / bins.counts.sum()
     axes.scatter(confidence, accuracy, areas, color=_ACCENT, alpha=0.75, linewidths=0, clip_on=False, zorder=3)
+    if raw is not None:
+        shown = raw.counts > 0
+        ring: dict[str, Any] = {"facecolors": "none", "edgecolors": _SOFT, "linewidths": 1.2, "clip_on": False}
+        axes.scatter(raw.confidence[shown], raw.accuracy[shown], 36, **ring)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="how sure it was", ylabel="how often it was right")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(_percent(decimals=0))
+    _in_percent(axes)
     return _svg(figure, "Reliability diagram: share of right answers against confidence")
 
 
@@ -200,6 +229,11 @@ def _line(axes: Axes, epochs: np.ndarray, values: np.ndarray, **style: Any) -> N
     if len(epochs) > 1:
         axes.set_xlim(epochs[0], epochs[-1])
     axes.set_xlabel("epoch")
+
+
+def _in_percent(axes: Axes) -> None:
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(_percent(decimals=0))
 
 
 def _percent(decimals: int) -> FuncFormatter:

@@ -1,22 +1,17 @@
 """What a model answered on one split → one `Evaluation` value, from which every figure follows. It reads no files and
 runs no network: logits come in, figures and the pictures worth looking at go out."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from wideresnet import metrics
+from wideresnet.evaluation.parts import Abstaining, Comparison, ConfusedPair, GroupFigures
+from wideresnet.evaluation.words import sentences
 
-
-@dataclass(frozen=True, slots=True)
-class ConfusedPair:
-    """Pictures of the class `label` that were taken for the class `predicted`."""
-
-    label: int
-    predicted: int
-    count: int
-    examples: tuple[int, ...]  # indices of such pictures, most confident first
+__all__ = ["Abstaining", "Comparison", "ConfusedPair", "Evaluation", "GroupFigures"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,6 +31,10 @@ class Evaluation:
     logits: np.ndarray  # [N, num_classes], float32, as the network gives them
     temperature: float = 1.0
     tta: str = "none"  # test-time augmentation: "flip", answers averaged over each picture and its mirror image
+    model: str = ""  # as the user wrote it
+    groups: tuple[str, ...] = ()  # of N or of none; "" is no group
+    against: "Evaluation | None" = None  # another model's answers to the same pictures, its classes in this order
+    abstain: tuple[float, float] | None = None  # the risk asked for, and the confidence that val gave for it
 
     def __post_init__(self) -> None:
         count, num_classes = len(self.names), len(self.class_names)
@@ -56,6 +55,12 @@ class Evaluation:
                 f"{self.names[broken[0]]}: the network's logits are not finite "
                 f"(so for {len(broken)} of {count} pictures)"
             )
+        if self.groups and len(self.groups) != count:
+            raise ValueError(f"{len(self.groups)} groups of {count} pictures; expected as many, or none")
+        if self.against is not None and (
+            self.against.names != self.names or self.against.class_names != self.class_names
+        ):
+            raise ValueError("the other model's answers are not to the same pictures, or of other classes")
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature}; expected a number above 0")
 
@@ -110,6 +115,68 @@ class Evaluation:
         return metrics.macro_f1(self.per_class)
 
     @property
+    def macro_f1_interval(self) -> tuple[float, float]:
+        """95 % interval of it, by the bootstrap."""
+        return metrics.macro_f1_interval(self.confusion)
+
+    @property
+    def averages(self) -> dict[str, metrics.Average]:
+        return metrics.averages(self.labels, self.predicted)
+
+    @property
+    def recall_intervals(self) -> list[tuple[float, float] | None]:
+        """95 % interval of each class's recall; None for a class without a picture."""
+        found, counts = self.confusion.diagonal(), np.bincount(self.labels, minlength=self.num_classes)
+        both = zip(found.tolist(), counts.tolist(), strict=True)
+        return [metrics.accuracy_interval(right, count) if count else None for right, count in both]
+
+    @property
+    def two_classes(self) -> metrics.TwoClasses | None:
+        """ROC and precision against recall, where there are two classes."""
+        return metrics.two_classes(self.probs, self.labels)
+
+    @property
+    def per_group(self) -> list[GroupFigures]:
+        """The least accurate first; pictures of no group are left out."""
+        right = self.predicted == self.labels
+        rows: dict[str, list[bool]] = {}
+        for group, each in zip(self.groups, right.tolist(), strict=True) if self.groups else ():
+            if group:
+                rows.setdefault(group, []).append(each)
+        found = [GroupFigures(group, len(each), sum(each)) for group, each in rows.items()]
+        return sorted(found, key=lambda row: (row.accuracy, -row.count, row.group))
+
+    @property
+    def raw(self) -> "Evaluation":
+        """The same answers without the temperature."""
+        return dataclasses.replace(self, temperature=1.0)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """Beside the model `against`."""
+        if self.against is None:
+            return None
+        mine, theirs = (each.predicted == self.labels for each in (self, self.against))
+        surest = [np.argsort(-each.confidence, kind="stable") for each in (self.against, self)]
+        kinds = (mine & ~theirs, theirs & ~mine)
+        only = [tuple(order[kind[order]].tolist()) for order, kind in zip(surest, kinds, strict=True)]
+        both_right, both_wrong = int((mine & theirs).sum()), int((~mine & ~theirs).sum())
+        return Comparison(self.model, self.against.model, only[0], only[1], both_right, both_wrong)
+
+    @property
+    def risk_coverage(self) -> metrics.RiskCoverage:
+        return metrics.risk_coverage(self.confidence, self.predicted == self.labels)
+
+    @property
+    def abstaining(self) -> Abstaining | None:
+        if self.abstain is None:
+            return None
+        risk, threshold = self.abstain
+        answered = self.confidence >= threshold
+        wrong = int((answered & (self.predicted != self.labels)).sum())
+        return Abstaining(risk, threshold, int(answered.sum()), wrong, self.num_images)
+
+    @property
     def loss(self) -> float:
         """Cross-entropy in nats, at the model's temperature."""
         return metrics.negative_log_likelihood(self.logits.astype(np.float64) / self.temperature, self.labels)
@@ -118,6 +185,16 @@ class Evaluation:
     def ece(self) -> float:
         """Expected calibration error, 15 bins."""
         return metrics.expected_calibration_error(self.probs, self.labels)
+
+    @property
+    def ece_equal_mass(self) -> float:
+        """The same, in bins of equally many pictures."""
+        return metrics.equal_mass_calibration_error(self.probs, self.labels)
+
+    @property
+    def brier(self) -> float:
+        """Brier score, 0 to 2."""
+        return metrics.brier_score(self.probs, self.labels)
 
     @property
     def reliability(self) -> metrics.ReliabilityBins:
@@ -150,9 +227,14 @@ class Evaluation:
                 chosen |= {pair.label, pair.predicted}
         return sorted(chosen)
 
+    @property
+    def summary(self) -> tuple[str, str, str]:
+        """How good the model is, how sure that is, where it is weak: a sentence each."""
+        return sentences(self)
+
     def figures(self) -> dict[str, Any]:
         """Every figure under its name, ready for JSON; what is not defined is None, never NaN."""
-        rows = zip(self.class_names, self.per_class, strict=True)
+        rows = zip(self.class_names, self.per_class, self.recall_intervals, strict=True)
         return {
             "data": self.data,
             "split": self.split,
@@ -164,12 +246,45 @@ class Evaluation:
             "accuracy_interval": list(self.interval),
             "top5_accuracy": self.top5,
             "macro_f1": self.macro_f1,
-            "loss": self.loss,
-            "ece": self.ece,
+            "macro_f1_interval": list(self.macro_f1_interval),
+            "averages": {how: dataclasses.asdict(average) for how, average in self.averages.items()},
+            **self._calibration(),
             "temperature": self.temperature,
+            "uncalibrated": self.raw._calibration() if self.temperature != 1 else None,
+            "aurc": self.risk_coverage.area,
             "classes": [
-                {"class_name": name, "count": row.count, "precision": row.precision, "recall": row.recall, "f1": row.f1}
-                for name, row in rows
+                {"class_name": name, **dataclasses.asdict(row), "recall_interval": interval and list(interval)}
+                for name, row, interval in rows
             ],
             "confusion": self.confusion.tolist(),
+            "summary": list(self.summary),
+            **self._asked_for(),
         }
+
+    def _calibration(self) -> dict[str, float]:
+        return {"loss": self.loss, "ece": self.ece, "ece_equal_mass": self.ece_equal_mass, "brier": self.brier}
+
+    def _asked_for(self) -> dict[str, Any]:
+        """Figures that some evaluations have alone."""
+        found = dict[str, Any]()
+        if (two := self.two_classes) is not None:
+            positive = self.class_names[two.positive]
+            auc = {"roc_auc": two.roc_auc, "average_precision": two.average_precision}
+            found["two_classes"] = {"positive": positive, **auc}
+        if self.groups:
+            found["groups"] = [
+                {**dataclasses.asdict(row), "accuracy": row.accuracy, "accuracy_interval": list(row.interval)}
+                for row in self.per_group
+            ]
+        if (abstaining := self.abstaining) is not None:
+            interval = abstaining.interval and list(abstaining.interval)
+            found["abstain"] = {**dataclasses.asdict(abstaining), "risk_interval": interval}
+            found["abstain"]["coverage"] = abstaining.coverage
+        if self.against is not None and (both := self.comparison) is not None:
+            names = {"only_this": both.only_this, "only_other": both.only_other}
+            differing = {name: [self.names[index] for index in rows] for name, rows in names.items()}
+            counts = {"both_right": both.both_right, "both_wrong": both.both_wrong}
+            sure = {"difference": both.difference, "difference_interval": list(both.interval), "p": both.p}
+            other = {"model": both.other, "accuracy": self.against.accuracy, "temperature": self.against.temperature}
+            found["against"] = {**other, **sure, **counts, **differing, "sentence": both.sentence}
+        return found
