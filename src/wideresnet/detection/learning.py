@@ -14,7 +14,7 @@ from wideresnet.data import Boxes, Pictures
 from wideresnet.detection import augment as windows
 from wideresnet.detection.evaluation import Figures, figures
 from wideresnet.detection.prediction import detect
-from wideresnet.networks.parts import Target, label_offset
+from wideresnet.networks.targets import Target, label_offset
 from wideresnet.preprocess import Preprocess
 from wideresnet.processes import ALONE, World
 from wideresnet.recipes import Recipe

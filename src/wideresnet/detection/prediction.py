@@ -15,7 +15,7 @@ from wideresnet.checkpoint import Card, load_model
 from wideresnet.data import Stream
 from wideresnet.detection.evaluation import Detections
 from wideresnet.errors import UsageError
-from wideresnet.networks.parts import label_offset
+from wideresnet.networks.targets import label_offset
 from wideresnet.prediction import Many, Picture, as_image
 from wideresnet.preprocess import Preprocess
 from wideresnet.processes import ALONE, World

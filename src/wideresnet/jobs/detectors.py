@@ -25,7 +25,7 @@ from wideresnet.jobs.evaluation import check_report, parts_of_training, trained_
 from wideresnet.jobs.planning import Plan, make_recipe, versions
 from wideresnet.jobs.running import CHECKPOINT_EVERY_S, BoxRun
 from wideresnet.jobs.training import start
-from wideresnet.networks.parts import detector_of
+from wideresnet.networks.targets import detector_of
 from wideresnet.processes import World
 from wideresnet.reading import Reading
 from wideresnet.recipes import BoxChanges, DetectorChanges, RecipeChanges

@@ -26,7 +26,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 from wideresnet import dialects, kinds
 from wideresnet.errors import UsageError
 from wideresnet.model import WideResidualBlock, WideResNetBackbone, WideResNetClassifier
-from wideresnet.networks.parts import Target
+from wideresnet.networks.targets import Target
 from wideresnet.recipes import Detector
 
 MOST_BOXES = 100  # of one picture, as COCO counts them

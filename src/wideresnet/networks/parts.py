@@ -7,17 +7,11 @@ no child go with the first.
 """
 
 from collections.abc import Iterable
-from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import nn
 
-from wideresnet import kinds
 from wideresnet.errors import UsageError, nearest
 from wideresnet.model import WideResNetClassifier
-from wideresnet.recipes import Detector
-
-Target = dict[str, Tensor]
-"""boxes float32 [M, 4] (left, top, right, bottom), labels int64 [M]: what torchvision's detectors learn from."""
 
 BACKBONE = "backbone"  # all but the head
 
@@ -84,14 +78,3 @@ def lr_scales(model: nn.Module, decay: float) -> dict[str, float]:
 def first_conv(model: nn.Module) -> str | None:
     """Name of the layer that the picture goes into: the first convolution, if there is one."""
     return next((name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)), None)
-
-
-def detector_of(model: nn.Module) -> Detector:
-    """What stands on its backbone."""
-    detector: Detector = kinds.fitted(cast(Any, model).architecture["detector"], Detector, "detector")
-    return detector
-
-
-def label_offset(model: nn.Module) -> int:
-    """What torchvision adds to a class's number: 1 where it counts the background as class 0."""
-    return int(detector_of(model).head == "faster_rcnn")
