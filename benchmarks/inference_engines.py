@@ -66,7 +66,7 @@ def compiled(model: WideResNetClassifier, x: Tensor, threads: int, folder: Path)
     return lambda: fast(x)
 
 
-def export_onnx(model: WideResNetClassifier, x: Tensor, path: Path, **options: Any) -> None:
+def export_onnx(model: torch.nn.Module, x: Tensor, path: Path, **options: Any) -> None:
     torch.onnx.export(model, (x,), str(path), dynamo=False, opset_version=17, input_names=["x"], **options)
 
 

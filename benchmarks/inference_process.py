@@ -141,7 +141,8 @@ def write_pictures(source: Path, folder: Path) -> None:
 
 
 def export(model: Path, path: Path) -> None:
-    """The network of a model file as ONNX, for batches of any size."""
+    """The network of a model file as ONNX, for batches of any size: logits and embeddings, as `Engine.embed` has
+    them."""
     import torch
     from inference_engines import export_onnx
 
@@ -150,7 +151,17 @@ def export(model: Path, path: Path) -> None:
     file = load_model(model)
     preprocess = file.card.preprocess
     x = preprocess.normalise(torch.zeros(2, preprocess.channels, preprocess.size, preprocess.size, dtype=torch.uint8))
-    export_onnx(file.model.eval(), x, path, dynamic_axes={"x": {0: "n"}})  # type: ignore[arg-type]
+
+    class Both(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = file.model.eval()
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            pooled = self.model.pool(self.model.backbone(x)).flatten(1)
+            return self.model.classify(pooled), pooled
+
+    export_onnx(Both(), x, path, dynamic_axes={"x": {0: "n"}})
 
 
 def run_predict(name: str, path: Path, model: str, folder: str) -> int:
@@ -185,10 +196,11 @@ def onnx_runtime(path: Path, preprocess: "Preprocess") -> "Engine":
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def compute(images: Any) -> torch.Tensor:
-        return torch.from_numpy(session.run(None, {"x": preprocess.normalise(images).numpy()})[0])
+    def embed(images: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, embeddings = session.run(None, {"x": preprocess.normalise(images).numpy()})
+        return torch.from_numpy(logits), torch.from_numpy(embeddings)
 
-    return Engine("onnxruntime", "", compute)
+    return Engine("onnxruntime", "", lambda images: embed(images)[0], embed)
 
 
 if __name__ == "__main__":

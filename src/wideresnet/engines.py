@@ -1,7 +1,10 @@
-"""Which engine computes, and why: the only place that decides. An engine is one call: uint8 pictures → logits."""
+"""Which engine computes, and why: the only place that decides. An engine is one call, uint8 pictures → logits, and a
+second for who wants the embeddings too."""
 
+import functools
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -9,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from wideresnet import kernels, runtime
+from wideresnet import kernels, networks, runtime
 from wideresnet.data import Stream
 from wideresnet.errors import UsageError, nearest
 from wideresnet.model import WideResNetClassifier
@@ -24,11 +27,17 @@ TTA = Literal["none", "flip"]  # test-time augmentation
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """`compute`: uint8 [N, C, size, size], any N, in memory or not → logits float32 [N, num_classes] on the CPU."""
+    """`compute`: uint8 [N, C, size, size], any N, in memory or not → logits float32 [N, num_classes] on the CPU.
+
+    `embed`: the same → those logits, and the embeddings float32 [N, D] that the class layer reads, also on the CPU: of
+    a Wide ResNet the pooled features, D = 64k. In one pass, which costs no more. Raises UsageError for a network
+    that has not one layer of classes.
+    """
 
     name: str
     reason: str
     compute: Callable[[Tensor | Stream], Tensor]
+    embed: Callable[[Tensor | Stream], tuple[Tensor, Tensor]]
 
 
 def choose(model: nn.Module, preprocess: Preprocess, device: torch.device, engine: Name = "auto") -> Engine:
@@ -42,15 +51,59 @@ def choose(model: nn.Module, preprocess: Preprocess, device: torch.device, engin
     # The kernels are as fast with 64 at a time (docs/numbers.md), which take a quarter of the memory.
     share = 4 if name == "kernels" else 1
 
+    def prepared(images: Tensor | Stream) -> Iterator[Tensor]:
+        for part in images.split(max(1, _batch_size(images) // share)):
+            yield preprocess.normalise(part.to(device)).contiguous(memory_format=memory_format(device))
+
+    def nothing() -> Tensor:
+        """A picture, where there is none: how long an answer is is seen in an answer, and kept nowhere else."""
+        return torch.zeros(1, preprocess.channels, preprocess.size, preprocess.size, device=device)
+
     @torch.inference_mode()
     def compute(images: Tensor | Stream) -> Tensor:
-        parts = [
-            model(preprocess.normalise(part.to(device)).contiguous(memory_format=memory_format(device))).float().cpu()
-            for part in images.split(max(1, _batch_size(images) // share))
-        ]
-        return torch.cat(parts) if parts else _answer_to_none(model, preprocess, device)
+        parts = [model(part).float().cpu() for part in prepared(images)]
+        return torch.cat(parts) if parts else model(nothing())[:0].float().cpu()
 
-    return Engine(name, reason, compute)
+    embedding = functools.cache(lambda: _embedding(model))
+
+    @torch.inference_mode()
+    def embed(images: Tensor | Stream) -> tuple[Tensor, Tensor]:
+        both = [[each.float().cpu() for each in embedding()(part)] for part in prepared(images)]
+        if not both:
+            return tuple(each[:0].float().cpu() for each in embedding()(nothing()))  # type: ignore[return-value]
+        return torch.cat([logits for logits, _ in both]), torch.cat([embeddings for _, embeddings in both])
+
+    return Engine(name, reason, compute, embed)
+
+
+def _embedding(model: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """What gives a model's logits, as it gives them itself, and what its class layer has read, float [N, D]."""
+    if isinstance(model, kernels.Accelerated):
+        return model.embed
+    if type(model) is WideResNetClassifier:  # whose cosine head does not call its layer
+        return functools.partial(_embedded, model)
+    layer = model.get_submodule(networks.class_layer(model))
+
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        seen, mine = list[Tensor](), threading.get_ident()
+
+        def keep(_layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+            if threading.get_ident() == mine:  # another thread may be computing with the model
+                seen.append(given[0])
+
+        with layer.register_forward_pre_hook(keep):
+            logits = model(x)
+        read = seen[-1]
+        if isinstance(layer, nn.Conv2d):  # classes first, and then pooled
+            return logits, read.flatten(2).mean(2)
+        return logits, read.flatten(1, -2).mean(1) if read.dim() > 2 else read
+
+    return both
+
+
+def _embedded(model: WideResNetClassifier, x: Tensor) -> tuple[Tensor, Tensor]:
+    pooled = model.pool(model.backbone(x)).flatten(1)
+    return model.classify(pooled), pooled
 
 
 def for_training(model: nn.Module, recipe: Recipe, device: torch.device, engine: Name = "auto") -> tuple[Found, str]:
@@ -105,18 +158,13 @@ def threads(name: Found, num: int) -> AbstractContextManager[None]:
     return kernels.threads(num) if name == "kernels" else runtime.threads(num)
 
 
-def _answer_to_none(model: nn.Module, preprocess: Preprocess, device: torch.device) -> Tensor:
-    """float32 [0, num_classes]: how many classes there are is seen in an answer, and kept nowhere else."""
-    logits: Tensor = model(torch.zeros(1, preprocess.channels, preprocess.size, preprocess.size, device=device))
-    return logits[:0].float().cpu()
-
-
 def _batch_size(images: Tensor | Stream) -> int:
     return max(1, min(AT_ONCE, AT_ONCE * 32 * 32 // (images.shape[-2] * images.shape[-1])))
 
 
 def with_tta(engine: Engine, tta: TTA, temperature: float) -> Engine:
     """`engine`, its answer to a picture the mean of those to several views of it: "flip", also its mirror image.
+    So are its embeddings.
 
     Averaged are the probabilities softmax(logits / temperature), as Simonyan & Zisserman 2015 (section 3.2) have it;
     the logits given are those of the mean, so that the same temperature leads back to it.
@@ -124,17 +172,27 @@ def with_tta(engine: Engine, tta: TTA, temperature: float) -> Engine:
     if tta == "none":
         return engine
 
-    def of_part(images: Tensor) -> Tensor:
-        views = torch.stack([engine.compute(view) for view in (images, images.flip(3))])  # [2, N, num_classes]
-        log_probs = torch.log_softmax(views.double() / temperature, 2)
-        return (temperature * (log_probs.logsumexp(0) - math.log(2))).float()
+    def averaged(views: list[Tensor]) -> Tensor:
+        """Each [N, num_classes], logits."""
+        log_probs = torch.log_softmax(torch.stack(views).double() / temperature, 2)
+        return (temperature * (log_probs.logsumexp(0) - math.log(len(views)))).float()
+
+    def views_of(images: Tensor | Stream) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((part, part.flip(3)) for part in images.split(_batch_size(images)))
 
     def compute(images: Tensor | Stream) -> Tensor:
-        parts = [of_part(part) for part in images.split(_batch_size(images))]
+        parts = [averaged([engine.compute(view) for view in views]) for views in views_of(images)]
         return torch.cat(parts) if parts else engine.compute(images)
 
+    def embed(images: Tensor | Stream) -> tuple[Tensor, Tensor]:
+        both = [zip(*map(engine.embed, views), strict=True) for views in views_of(images)]
+        if not both:
+            return engine.embed(images)
+        parts = [(averaged(list(logits)), torch.stack(embeddings).mean(0)) for logits, embeddings in both]
+        return torch.cat([logits for logits, _ in parts]), torch.cat([embeddings for _, embeddings in parts])
+
     reason = f"{engine.reason}, probabilities averaged over each picture and its mirror image"
-    return Engine(engine.name, reason, compute)
+    return Engine(engine.name, reason, compute, embed)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

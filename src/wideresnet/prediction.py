@@ -57,9 +57,18 @@ class Predictor:
 
     def logits(self, picture: Picture | Many) -> Tensor:
         """float32 [N, num_classes], N = 1 for a single picture, before temperature and softmax."""
-        pictures = picture if isinstance(picture, list | tuple) else [picture]
-        resized = [self.card.preprocess.resize(as_image(one)) for one in pictures]
-        return self.engine.compute(torch.stack(resized)) if resized else torch.empty(0, len(self.card.class_names))
+        return self.engine.compute(self._resized(picture))
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 [N, C, size, size], as `card.preprocess.resize` makes them → logits as `logits` has them, and the
+        embeddings that the class layer reads, float32 [N, D]; see `engines.Engine`."""
+        return self.engine.embed(images)
+
+    def _resized(self, picture: Picture | Many) -> Tensor:
+        pictures, preprocess = picture if isinstance(picture, list | tuple) else [picture], self.card.preprocess
+        if not pictures:
+            return torch.empty(0, preprocess.channels, preprocess.size, preprocess.size, dtype=torch.uint8)
+        return torch.stack([preprocess.resize(as_image(one)) for one in pictures])
 
     def answers(self, logits: Tensor) -> list[Prediction]:
         """logits [N, num_classes] → N predictions."""

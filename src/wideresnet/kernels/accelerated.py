@@ -5,7 +5,8 @@ import operator
 import os
 import threading
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from wideresnet.kernels.gradients import Trainer, modal
 from wideresnet.kernels.network import Network
 from wideresnet.model import WideResNetClassifier
 
+T = TypeVar("T", Tensor, tuple[Tensor, Tensor])
 _ATTRIBUTES = {"activation", "eps", "p", *(name for names in plan.FIXED.values() for name in names)}
 _training, _version = operator.attrgetter("training"), operator.attrgetter("_version")
 BOUND = 1e-5  # of the logits' range: what F(4×4) may lose against a convolution without transforms
@@ -157,8 +159,7 @@ class Accelerated(nn.Module):
         """x [N, in_channels, H, W] → logits [N, num_classes], as the model's own forward."""
         if torch.compiler.is_compiling():
             return self.model(x)  # type: ignore[no-any-return]
-        fits = x.dim() == 4 and x.shape[1] == self.model.backbone.in_channels and x.numel() > 0
-        reason = self._not_now(x) if fits else None  # of what does not fit the model has its own word
+        fits, reason = self._fits(x)
         if fits and reason is None:
             self._look()
             if any(self._hooks):
@@ -167,12 +168,34 @@ class Accelerated(nn.Module):
                 logits, reason = self._train(x)
             else:
                 with self._lock, torch.no_grad():
-                    logits, reason = self._answer(x)
+                    logits, reason = self._answer(x, Network.__call__)
             if logits is not None:
                 return logits
         if reason is not None:
             runtime.say_once(f"kernels: {reason}; torch computes")
         return self.model(x)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x as `forward` takes it → its logits, and the pooled features [N, 64k] that they are computed from; no
+        gradients. It costs no more than a call, and packs no weights again."""
+        fits, reason = self._fits(x)
+        if fits and reason is None:
+            self._look()
+            if not any(self._hooks) and not any(map(_training, self._modal)):
+                with self._lock:
+                    both, reason = self._answer(x, Network.embed)
+                if both is not None:
+                    return both
+        if reason is not None:
+            runtime.say_once(f"kernels: {reason}; torch computes")
+        pooled = self.model.pool(self.model.backbone(x)).flatten(1)
+        return self.model.classify(pooled), pooled
+
+    def _fits(self, x: Tensor) -> tuple[bool, str | None]:
+        """Whether x is what the model takes, of which else the model has its own word; and why it must do so itself."""
+        fits = x.dim() == 4 and x.shape[1] == self.model.backbone.in_channels and x.numel() > 0
+        return fits, self._not_now(x) if fits else None
 
     def _not_now(self, x: Tensor) -> str | None:
         """Why this call is the model's own."""
@@ -230,8 +253,8 @@ class Accelerated(nn.Module):
             return None, "a value that is not finite"
         return self.model.classify(pooled), None
 
-    def _answer(self, x: Tensor) -> tuple[Tensor | None, str | None]:
-        """Logits, or why the model must compute them."""
+    def _answer(self, x: Tensor, compute: Callable[[Network, Tensor, int], T]) -> tuple[T | None, str | None]:
+        """What `compute` makes of the packed network: logits, or what begins with them; or why the model must do it."""
         threads = library.num_threads()
         if self._seen is None:
             self._look_anew()
@@ -244,12 +267,13 @@ class Accelerated(nn.Module):
                 self._chosen = self._within_bound(threads)
         if self._misfit is not None:
             return None, self._misfit
-        logits = self._network(self._chosen)(x, threads)
+        answer = compute(self._network(self._chosen), x, threads)
+        logits = answer if isinstance(answer, Tensor) else answer[0]
         if self._chosen != "direct" and not math.isfinite(logits.sum()):
             # Winograd's transforms overflow some 100 times before the network itself does: what is not finite here may
             # be there.
-            logits = self._network("direct")(x, threads)
-        return logits, None
+            answer = compute(self._network("direct"), x, threads)
+        return answer, None
 
     def _network(self, algorithm: plan.Algorithm) -> Network:
         if algorithm not in self._networks:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from wideresnet.kernels import plan
-from wideresnet.kernels.library import ACTIVATIONS, HEAD, STEM, Library, Op, Ops
+from wideresnet.kernels.library import ACTIVATIONS, HEAD, POOL, STEM, Library, Op, Ops
 from wideresnet.kernels.plan import Algorithm, Step
 
+_ENDS = (HEAD, POOL)  # what they write is dense, and no map
 _KEPT_SHAPES = 4  # input shapes whose plans and buffers are kept, the last used the longest
 _KEPT_FLOATS = 1 << 27  # of buffers, 512 MB: what is larger is made for one call, as torch makes it
 
@@ -21,6 +22,7 @@ class _Plan:
 
     ops: Ops
     logits: Tensor
+    pooled: Tensor | None
     memory: tuple[Tensor, ...]
 
     @property
@@ -33,27 +35,38 @@ class Network:
 
     def __init__(self, steps: tuple[Step, ...], library: Library, isa: str, algorithm: Algorithm) -> None:
         self.algorithm: Algorithm = algorithm
-        self._steps, self._library, self._isa = steps, library, isa
+        # The last is run for who asks for it: the packed weights of all before it serve both.
+        self._steps = (*steps, plan.pooling(steps[-1]))
+        self._library, self._isa = library, isa
         self._lanes = library.lanes(isa)
-        self._vectors = [self._packed_vectors(step) for step in steps]
+        self._vectors = [self._packed_vectors(step) for step in self._steps]
         self._weights: dict[tuple[int, ...], Tensor] = {}
         self._plans: OrderedDict[tuple[int, ...], _Plan] = OrderedDict()
 
     def __call__(self, x: Tensor, threads: int) -> Tensor:
         """x float32 [N, C, H, W], N ≥ 1 → logits [N, num_classes], a tensor of its own."""
+        return self._run(x, threads, pooled=False).logits.clone()
+
+    def embed(self, x: Tensor, threads: int) -> tuple[Tensor, Tensor]:
+        """As a call, and the means over the last map that the logits are computed from, [N, 64k]."""
+        ran = self._run(x, threads, pooled=True)
+        assert ran.pooled is not None
+        return ran.logits.clone(), ran.pooled.clone()
+
+    def _run(self, x: Tensor, threads: int, *, pooled: bool) -> _Plan:
         x = x.resolve_neg().contiguous()
         n, _, height, width = x.shape
-        key = (n, height, width, threads)
+        key = (n, height, width, threads, int(pooled))
         found = self._plans.pop(key, None)
         if found is None:
             while len(self._plans) >= _KEPT_SHAPES or sum(each.floats for each in self._plans.values()) > _KEPT_FLOATS:
                 self._plans.popitem(last=False)
-            found = self._plan(n, height, width, threads)
+            found = self._plan(n, height, width, threads, pooled=pooled)
         found.ops[0].x = x.data_ptr()
         self._library.run(self._isa, found.ops, threads, found.memory[0])
         if found.floats <= _KEPT_FLOATS:
             self._plans[key] = found
-        return found.logits.clone()
+        return found
 
     def _padded(self, channels: int) -> int:
         return -(-channels // self._lanes) * self._lanes
@@ -83,14 +96,15 @@ class Network:
             )
         return self._weights[key]
 
-    def _plan(self, n: int, height: int, width: int, threads: int) -> _Plan:
-        ops = (Op * len(self._steps))()
+    def _plan(self, n: int, height: int, width: int, threads: int, *, pooled: bool = False) -> _Plan:
+        steps = self._steps if pooled else self._steps[:-1]
+        ops = (Op * len(steps))()
         sides = {"input": (height, width)}  # of the map in each slot, as the steps go on
         floats: dict[str, int] = {}  # of each slot's buffer
         groups = self._groups(n, height, width, threads)
-        for op, step in zip(ops, self._steps, strict=True):
+        for op, step in zip(ops, steps, strict=True):
             high, wide = sides[step.x]
-            out_high, out_wide = (1, 1) if step.kind == HEAD else (-(-side // step.stride) for side in (high, wide))
+            out_high, out_wide = (1, 1) if step.kind in _ENDS else (-(-side // step.stride) for side in (high, wide))
             sides[step.y] = out_high, out_wide
             op.segment, op.group = step.segment, groups[step.segment]
             op.n, op.h, op.w, op.c = n, high, wide, step.in_ch
@@ -102,13 +116,13 @@ class Network:
             chosen = plan.choose(step, op.group, out_high, out_wide, threads=threads, algorithm=self.algorithm)
             op.kind, op.tile, op.share, op.raw_filters = chosen.kind, chosen.tile, chosen.share, chosen.raw_filters
             op.block_tiles, op.block_panels, op.split = chosen.block_tiles, chosen.block_panels, chosen.split
-            size = out_high * out_wide * (step.out_ch if step.kind == HEAD else self._padded(step.out_ch))
+            size = out_high * out_wide * (step.out_ch if step.kind in _ENDS else self._padded(step.out_ch))
             op.x_step = high * wide * (step.in_ch if step.kind == STEM else self._padded(step.in_ch))
             op.x_step *= step.x in plan.WHOLE
             op.y_step, op.res_step = size * (step.y in plan.WHOLE), size * (step.res in plan.WHOLE)
             floats[step.y] = max(floats.get(step.y, 0), size * (n if step.y in plan.WHOLE else op.group))
         buffers = {slot: self._library.alloc(count) for slot, count in floats.items()}
-        for i, (op, step) in enumerate(zip(ops, self._steps, strict=True)):
+        for i, (op, step) in enumerate(zip(ops, steps, strict=True)):
             op.x = buffers[step.x].data_ptr() if step.x in buffers else None
             op.y = buffers[step.y].data_ptr()
             op.res = buffers[step.res].data_ptr() if step.res else None
@@ -116,7 +130,9 @@ class Network:
             for name, vector in self._vectors[i].items():
                 setattr(op, name, vector.data_ptr())
         work = self._library.alloc(self._library.work_floats(self._isa, ops, threads))
-        return _Plan(ops, buffers["logits"].view(n, -1), (work, *buffers.values()))
+        logits, means = (buffers[name].view(n, -1) if name in buffers else None for name in ("logits", "pooled"))
+        assert logits is not None
+        return _Plan(ops, logits, means, (work, *buffers.values()))
 
     def _groups(self, n: int, height: int, width: int, threads: int) -> list[int]:
         """Images at a time in each segment."""
@@ -124,6 +140,6 @@ class Network:
         for segment in range(1 + self._steps[-1].segment):
             if segment > 0:
                 height, width = -(-height // 2), -(-width // 2)
-            channels = max(step.out_ch for step in self._steps if step.segment == segment and step.kind != HEAD)
+            channels = max(step.out_ch for step in self._steps if step.segment == segment and step.kind not in _ENDS)
             groups.append(plan.group(n, height * width, channels, threads=threads))
         return groups

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from wideresnet.kernels import library
 from wideresnet.model import PSSiLU, SameConv2d, WideResidualBlock, WideResNetBackbone, WideResNetClassifier
 
-Slot = str  # where a map lies: input, logits, the end of a stage, or one of a stage's buffers, used in turn
+Slot = str  # where a map lies: input, logits, pooled, the end of a stage, or one of a stage's buffers, used in turn
 Affine = tuple[Tensor, Tensor]  # scale and shift of each channel, float64
 _ENDS = ("stage1", "stage2", "stage3")
-WHOLE = ("input", *_ENDS, "logits")  # slots that hold the whole batch; the others one group of images
+WHOLE = ("input", *_ENDS, "logits", "pooled")  # slots that hold the whole batch; the others one group of images
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +232,11 @@ def _head(model: WideResNetClassifier, x: Slot, activation: Activation) -> Step:
         bias=None if bias is None else bias.double(),
         cosine=cosine,
     )
+
+
+def pooling(head: Step) -> Step:
+    """The mean over the map that `head` classifies: beside it, for who wants both."""
+    return replace(head, kind=library.POOL, y="pooled", out_ch=head.in_ch, weight=None, bias=None, cosine=False)
 
 
 @dataclass(frozen=True, slots=True)
