@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from wideresnet import metrics
+from wideresnet.corruptions import CorruptionFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Evaluation:
     logits: np.ndarray  # [N, num_classes], float32, as the network gives them
     temperature: float = 1.0
     tta: str = "none"  # test-time augmentation: "flip", answers averaged over each picture and its mirror image
+    corruptions: CorruptionFigures | None = None  # how it fared on the same pictures corrupted, where that was asked
 
     def __post_init__(self) -> None:
         count, num_classes = len(self.names), len(self.class_names)
@@ -172,4 +174,5 @@ class Evaluation:
                 for name, row in rows
             ],
             "confusion": self.confusion.tolist(),
+            "corruptions": None if self.corruptions is None else self.corruptions.figures(),
         }

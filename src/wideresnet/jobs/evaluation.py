@@ -16,6 +16,7 @@ from wideresnet.data import Data, Pictures
 from wideresnet.data.listing import ALL, SPLITS
 from wideresnet.errors import DataError, UsageError, nearest
 from wideresnet.evaluation import Evaluation
+from wideresnet.jobs import corrupting
 from wideresnet.jobs.sharing import load
 from wideresnet.reading import Reading
 
@@ -28,6 +29,8 @@ def evaluate(
     *,
     split: str | None = None,
     tta: engines.TTA = "none",
+    corruptions: bool = False,
+    corruption_pictures: int | None = corrupting.AT_MOST,
     cache: data_room.Cache = "auto",
     device: str = "auto",
     engine: engines.Name = "auto",
@@ -46,12 +49,14 @@ def evaluate(
 
     Where the data has no parts and is what the model was trained on, the parts are those of training, so that no
     picture the model has seen is counted. Classes are matched by name. `tta="flip"` averages the answers to each
-    picture and its mirror image, and is named beside every figure. cache: as in `train`; no figure changes with
-    it. The columns: see `Reading`; engine, and download for data and for a model of the hub: see `load`. Writes an HTML
-    report if `report_file` is given. Raises ModelFileError, UsageError, DataError (a class that the model does not
-    know, unreadable pictures).
+    picture and its mirror image, and is named beside every figure. `corruptions=True` judges it besides on
+    `corruption_pictures` of them (None: all) in noise, blurred, in snow…: `Evaluation.corruptions`. cache: as in
+    `train`; no figure changes with it. The columns: see `Reading`; engine, and download for data and for a model of
+    the hub: see `load`. Writes an HTML report if `report_file` is given. Raises ModelFileError, UsageError, DataError
+    (a class that the model does not know, unreadable pictures).
     """
     check_report(report_file)
+    corrupting.check(corruption_pictures)
     if tta not in (known := get_args(engines.TTA)):
         raise UsageError(f"--tta {tta}{nearest(tta, known)}")
     predictor = load(model, device, engine=engine, download=download)
@@ -95,6 +100,10 @@ def evaluate(
         temperature=card.temperature,
         tta=tta,
     )
+    if corruptions:
+        evaluation = corrupting.judged(
+            evaluation, pictures, computed_by, card.preprocess, at_most=corruption_pictures, watch=watch
+        )
     if report_file is not None:
         with_tta = [] if tta == "none" else ["--tta", tta]
         subject = report.Subject(
@@ -110,6 +119,7 @@ def evaluate(
             ],
             evaluation=evaluation,
             pictures=pictures.shown,
+            corrupted=corrupting.examples(evaluation, pictures, card.preprocess),
             splits={name: part.counts(len(card.class_names)) for name, part in parts.items()},
             splits_note="; ".join(found) or "as found in the data",
             notes=notes,
