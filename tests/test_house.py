@@ -32,6 +32,7 @@ ROOMS: dict[str, set[str]] = {  # in order, front to back; the packages that eac
     "checkpoint": {"torch", "safetensors"},
     "runs": set(),
     "metrics": {"numpy", "sklearn"},
+    "corruptions": {"numpy", "PIL"},
     "engines": {"torch"},
     "training": {"torch"},
     "lr_range": set(),

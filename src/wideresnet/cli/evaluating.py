@@ -6,13 +6,14 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from wideresnet.cli.console import percent, print_json, print_table, say, watching
 from wideresnet.cli.trainings import AS_FOUND, ReadingOptions, count_or_all
 from wideresnet.errors import UsageError
 
 if TYPE_CHECKING:
+    from wideresnet.corruptions import CorruptionFigures
     from wideresnet.evaluation import Evaluation
 
 _GROUPS = 20  # shown in a table
@@ -28,6 +29,8 @@ def evaluate(
     abstain: float | None = None,
     map: tuple[str, ...] = (),  # noqa: A002 - the option's own name
     tta: Literal["none", "flip"] = "none",
+    corruptions: bool = False,
+    corruption_pictures: str | None = None,
     report: Path | None = None,
     cache: Literal["auto", "memory", "disk", "off"] = "auto",
     json: bool = False,
@@ -56,6 +59,10 @@ def evaluate(
         Renames a class of DATA, or of --against, to what MODEL calls it: --map OLD=NEW.
     tta
         Test-time augmentation: flip averages the probabilities of each picture and its mirror image.
+    corruptions
+        Judge it also on pictures in noise, blurred, in snow or fog, badly compressed…: 14 corruptions, 5 severities.
+    corruption_pictures
+        How many pictures --corruptions takes, of every class its share, or all; 1000 if not given.
     report
         Where the HTML report goes; in a run folder, evaluation.html if not given.
     cache
@@ -72,6 +79,7 @@ def evaluate(
     """
     from wideresnet import jobs
 
+    at_most = _corruption_pictures(corruption_pictures, corruptions)
     if report is None and model.is_dir() and os.access(model, os.W_OK):
         report = model / "evaluation.html"
     with watching() as watch:
@@ -83,6 +91,8 @@ def evaluate(
             abstain=abstain,
             class_map=renames(map),
             tta=tta,
+            corruptions=corruptions,
+            **at_most,
             cache=cache,
             device=device,
             engine=engine,
@@ -159,3 +169,29 @@ def _print(e: "Evaluation") -> None:
         headings = {"true \\ predicted": "left"} | {f"{i} {name}"[:14]: "right" for i, name in enumerate(e.class_names)}
         confusion = [[f"{i} {name}", *map(str, e.confusion[i])] for i, name in enumerate(e.class_names)]
         print_table("Confusion matrix", headings, confusion)
+    if e.corruptions is not None:
+        _print_corruptions(e.corruptions)
+
+
+def _print_corruptions(c: "CorruptionFigures") -> None:
+    low, high = c.mean_error_interval
+    columns = {"corruption": "left", **{f"severity {i}": "right" for i in range(1, 6)}, "mean": "right"}
+    rows = [
+        [title, *(percent(share) for share in accuracy), percent(float(accuracy.mean()))]
+        for title, accuracy in zip(c.titles, c.accuracy, strict=True)
+    ]
+    print_table(f"Accuracy on {c.num_images:,} of {c.of:,} pictures, corrupted", columns, rows)
+    print(f"mean corruption error   {percent(c.mean_error)}   95 % interval {percent(low)} to {percent(high)}")
+    print(f"clean, the same         {percent(1 - c.clean_accuracy)}")
+    print(f"{c.sentence} Not among them: {', '.join(c.left_out)}.")
+
+
+def _corruption_pictures(text: str | None, corruptions: bool) -> dict[str, Any]:
+    """What the job is told: nothing, where nothing was given."""
+    if text is None:
+        return {}
+    if not corruptions:
+        raise UsageError(f"--corruption-pictures {text}: says how many pictures --corruptions takes; give that too")
+    if text != "all" and not text.isdecimal():
+        raise UsageError(f"--corruption-pictures {text}: expected a whole number from 1, or all")
+    return {"corruption_pictures": None if text == "all" else int(text)}

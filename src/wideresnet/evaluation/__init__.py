@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from wideresnet import metrics
+from wideresnet.corruptions import CorruptionFigures
 from wideresnet.evaluation.parts import Abstaining, Comparison, ConfusedPair, GroupFigures
 from wideresnet.evaluation.words import sentences
 
@@ -35,6 +36,7 @@ class Evaluation:
     groups: tuple[str, ...] = ()  # of N or of none; "" is no group
     against: "Evaluation | None" = None  # another model's answers to the same pictures, its classes in this order
     abstain: tuple[float, float] | None = None  # the risk asked for, and the confidence that val gave for it
+    corruptions: CorruptionFigures | None = None  # how it fared on the same pictures corrupted, where that was asked
 
     def __post_init__(self) -> None:
         count, num_classes = len(self.names), len(self.class_names)
@@ -259,6 +261,7 @@ class Evaluation:
             "confusion": self.confusion.tolist(),
             "summary": list(self.summary),
             **self._asked_for(),
+            "corruptions": None if self.corruptions is None else self.corruptions.figures(),
         }
 
     def _calibration(self) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import get_args
@@ -17,6 +18,7 @@ from wideresnet.data import Pictures
 from wideresnet.data.listing import ALL, SPLITS
 from wideresnet.errors import DataError, ModelFileError, UsageError, nearest
 from wideresnet.evaluation import Evaluation
+from wideresnet.jobs import corrupting
 from wideresnet.jobs.matching import check_classes, check_map, with_labels_of
 from wideresnet.jobs.sharing import load
 from wideresnet.prediction import Predictor
@@ -34,6 +36,8 @@ def evaluate(
     abstain: float | None = None,
     class_map: Mapping[str, str] = MappingProxyType({}),
     tta: engines.TTA = "none",
+    corruptions: bool = False,
+    corruption_pictures: int | None = corrupting.AT_MOST,
     cache: data_room.Cache = "auto",
     device: str = "auto",
     engine: engines.Name = "auto",
@@ -56,10 +60,12 @@ def evaluate(
     abstain: also what the model does that answers only where it is sure enough, as `Predictor` has it. `tta="flip"`
     averages the answers to each picture and its mirror image, and is named beside every figure. cache: as in `train`;
     no figure changes with it. The columns: see `Reading`; engine, and download for data and for a model of the hub: see
-    `load`. Writes an HTML report if `report_file` is given. Raises ModelFileError, UsageError, DataError (a class that
-    the model does not know, unreadable pictures).
+    `load`. `corruptions=True` judges it besides on `corruption_pictures` of them (None: all) in noise, blurred, in
+    snow…: `Evaluation.corruptions`. Writes an HTML report if `report_file` is given. Raises ModelFileError, UsageError,
+    DataError (a class that the model does not know, unreadable pictures).
     """
     check_report(report_file)
+    corrupting.check(corruption_pictures)
     if tta not in (known := get_args(engines.TTA)):
         raise UsageError(f"--tta {tta}{nearest(tta, known)}")
     predictor = load(model, device, engine=engine, abstain=abstain, download=download)
@@ -100,35 +106,20 @@ def evaluate(
     if tta == "flip" and abstain is not None:
         notes.append("the threshold of --abstain was chosen without --tta")
 
-    def judged(one: Predictor, named: str | Path, pictures: Pictures) -> Evaluation:
-        computed_by = engines.with_tta(one.engine, tta, one.card.temperature)
-        logits = computed_by.compute(pictures.images).numpy()
-        check_finite(logits, pictures.names, str(named))
-        own = [class_map.get(name, name) for name in one.card.class_names] if one is rival else card.class_names
-        return Evaluation(
-            data=Path(listing.place).name,
-            split=split,
-            engine=computed_by.reason,
-            class_names=card.class_names,
-            names=pictures.names,
-            labels=pictures.labels.numpy(),
-            logits=logits[:, [own.index(name) for name in card.class_names]],
-            temperature=one.card.temperature,
-            tta=tta,
-            model=str(named),
-            groups=pictures.groups,
-        )
-
-    evaluation = judged(predictor, model, pictures)
+    judged = partial(_judged, data=Path(listing.place).name, split=split, class_names=card.class_names, tta=tta)
+    evaluation = judged(predictor, str(model), pictures)
     if abstain is not None:
         evaluation = dataclasses.replace(evaluation, abstain=(abstain, predictor.threshold))
     if rival is not None and against is not None:
         alike = rival.card.preprocess == card.preprocess
         theirs = pictures if alike else seen_by(rival)[0][split]
         notes += [f"{against}: {note}" for note in trained_on(theirs, rival.extra)]
-        evaluation = dataclasses.replace(evaluation, against=judged(rival, against, theirs))
+        evaluation = dataclasses.replace(evaluation, against=judged(rival, str(against), theirs, class_map=class_map))
     for note in notes:
         watch.line(f"note: {note}")
+    if corruptions:
+        seen = engines.with_tta(predictor.engine, tta, card.temperature), card.preprocess
+        evaluation = corrupting.judged(evaluation, pictures, *seen, at_most=corruption_pictures, watch=watch)
     if report_file is not None:
         subject = report.Subject(
             title=f"{listing.name}: {networks.arch_name(card.architecture)}",
@@ -143,6 +134,7 @@ def evaluate(
             ],
             evaluation=evaluation,
             pictures=pictures.shown,
+            corrupted=corrupting.examples(evaluation, pictures, card.preprocess),
             splits={name: part.counts(len(card.class_names)) for name, part in parts.items()},
             splits_note="; ".join(found) or "as found in the data",
             notes=notes,
@@ -151,10 +143,43 @@ def evaluate(
     return evaluation
 
 
+def _judged(
+    one: Predictor,
+    named: str,
+    pictures: Pictures,
+    *,
+    data: str,
+    split: str,
+    class_names: tuple[str, ...],
+    tta: engines.TTA,
+    class_map: Mapping[str, str] = MappingProxyType({}),
+) -> Evaluation:
+    """Its answers, in the order of `class_names`, to which class_map leads from its own. Raises ModelFileError if they
+    are not numbers."""
+    computed_by = engines.with_tta(one.engine, tta, one.card.temperature)
+    logits = computed_by.compute(pictures.images).numpy()
+    check_finite(logits, pictures.names, named)
+    own = [class_map.get(name, name) for name in one.card.class_names]
+    return Evaluation(
+        data=data,
+        split=split,
+        engine=computed_by.reason,
+        class_names=class_names,
+        names=pictures.names,
+        labels=pictures.labels.numpy(),
+        logits=logits[:, [own.index(name) for name in class_names]],
+        temperature=one.card.temperature,
+        tta=tta,
+        model=named,
+        groups=pictures.groups,
+    )
+
+
 def _command(e: Evaluation, data: str, class_map: Mapping[str, str]) -> str:
     """That repeats it from a terminal."""
     words = ["wrn", "evaluate", e.model, data]
     words += [] if e.tta == "none" else ["--tta", e.tta]
+    words += [] if e.corruptions is None else ["--corruptions"]
     words += [] if e.against is None else ["--against", e.against.model]
     words += [] if e.abstain is None else ["--abstain", str(e.abstain[0])]
     for old, new in class_map.items():

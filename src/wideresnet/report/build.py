@@ -81,6 +81,7 @@ class Subject:
     search: Search | None = None
     boxes: BoxFigures | None = None
     pictures: Callable[[int], np.ndarray] | None = None  # index in the evaluated split → [H, W, 3] uint8
+    corrupted: Sequence[Shown] = ()  # one picture, clean and in each corruption
     history: Sequence[figures.Row] = ()  # the rows of metrics.csv
     class_names: Sequence[str] = ()  # for `splits`; left out, the evaluation's
     splits: Mapping[str, Sequence[int]] = field(default_factory=dict)  # split → number of pictures of each class
@@ -172,6 +173,9 @@ def _evaluated(subject: Subject) -> dict[str, Any]:
         "classes": hardest,
         "matrix": _matrix(evaluation) if evaluation.num_classes > 1 else None,
         "reliability": figures.reliability(evaluation.reliability, None if raw is None else raw.reliability),
+        "corruption_curve": None
+        if evaluation.corruptions is None
+        else figures.corruption_curve(evaluation.corruptions),
         "mistakes": evaluation.worst_mistakes(MISTAKES),
         "pairs": evaluation.confused_pairs(PAIRS, EXAMPLES),
         "label_of": lambda index: names[evaluation.labels[index]],

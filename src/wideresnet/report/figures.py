@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from wideresnet.corruptions import CorruptionFigures
 from wideresnet.evaluation import Abstaining
 from wideresnet.metrics import ReliabilityBins, RiskCoverage, TwoClasses
 
@@ -50,6 +51,19 @@ def accuracy_curve(history: Sequence[Row]) -> str:
     low, high = axes.get_ylim()
     axes.yaxis.set_major_formatter(_percent(decimals=0 if high - low > 0.05 else 1))
     return _svg(figure, "Accuracy on the training and validation pictures after each epoch")
+
+
+def corruption_curve(found: CorruptionFigures) -> str:
+    """Accuracy from clean (0) to severity 5, a line for each group of corruptions."""
+    figure, axes = _empty(400, height=280, left=62)
+    styles = ((_ACCENT, "-"), (_INK, "-"), (_FAINT, "-"), (_ACCENT, (0, (2, 2))))
+    for (group, accuracy), (colour, style) in zip(found.by_group.items(), styles, strict=True):
+        line = [found.clean_accuracy, *accuracy]
+        axes.plot(range(6), line, color=colour, linestyle=style, linewidth=2, label=group, clip_on=False)
+    axes.set(xlim=(0, 5), ylim=(0, 1), xlabel="severity; 0 is clean", ylabel="accuracy")
+    axes.yaxis.set_major_formatter(_percent(decimals=0))
+    _legend(axes, columns=4)
+    return _svg(figure, "Accuracy on corrupted pictures against the severity, by group of corruptions")
 
 
 def ap_curve(history: Sequence[Row]) -> str:
@@ -216,9 +230,11 @@ def _train_and_val(axes: Axes, history: Sequence[Row], what: str) -> None:
     _legend(axes)
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: Axes, columns: int = 2) -> None:
     above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.4, "borderpad": 0}
-    axes.legend(**above, ncols=2, columnspacing=1.2, frameon=False, fontsize=11, labelcolor=_INK, handlelength=1.6)
+    axes.legend(
+        **above, ncols=columns, columnspacing=1.2, frameon=False, fontsize=11, labelcolor=_INK, handlelength=1.6
+    )
 
 
 def _line(axes: Axes, epochs: np.ndarray, values: np.ndarray, **style: Any) -> None:
