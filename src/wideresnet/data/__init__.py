@@ -1,7 +1,7 @@
 """`DATA` string → pictures: read (list what is there), load (decode by all cores; keep them in memory, on disk or
 nowhere), divide into parts."""
 
-from wideresnet.data import cache
+from wideresnet.data import cache, check
 from wideresnet.data.boxes import Boxes
 from wideresnet.data.downloads import DOWNLOADS
 from wideresnet.data.listing import BadFile, Data, Listing
@@ -35,6 +35,7 @@ __all__ = [
     "Splits",
     "Stream",
     "cache",
+    "check",
     "choose",
     "count_marked",
     "decode",

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +23,13 @@ from wideresnet.images import decode as decode_image
 from wideresnet.preprocess import Preprocess
 
 DIGEST_BYTES = 16
-_CHUNK, _CHUNK_BYTES = 32, 1 << 21  # pictures decoded by one core at once, at most, and so many bytes of them
+CHUNK, _CHUNK_BYTES = 32, 1 << 21  # pictures decoded by one core at once, at most, and so many bytes of them
 # From so many files on, processes decode: threads wait for the interpreter's lock between one small picture and the
 # next, so that two of them are slower than one (docs/decisions.md). Fewer are decoded in the time that processes begin.
-_MANY = 1000
+MANY = 1000
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,17 +118,24 @@ class _Chunks(Dataset[_Chunk]):
             except ImageError as error:
                 found.append(str(error))
                 continue
-            found.append(_digest(image))
+            found.append(digest_of(image))
             out.copy_(p.resize(image))
         return images.numpy(), sums_of(images).numpy(), found
 
 
 def _chunks(listing: Listing, preprocess: Preprocess) -> Iterator[_Chunk]:
     """In order, a few pictures at a time; many files by processes, else by threads, with equal results."""
-    chunks, num, iterator = _Chunks(listing, preprocess), len(listing), None
-    size = max(1, min(_CHUNK, _CHUNK_BYTES // (preprocess.channels * preprocess.size**2)))
+    size = max(1, min(CHUNK, _CHUNK_BYTES // (preprocess.channels * preprocess.size**2)))
+    many = len(listing) >= MANY and not isinstance(listing.sources, np.ndarray)
+    return by_all_cores(_Chunks(listing, preprocess), len(listing), size, by_processes=many)
+
+
+def by_all_cores(chunks: Dataset[_T], num: int, size: int, *, by_processes: bool) -> Iterator[_T]:
+    """`chunks[rows]` for each `size` rows of `num`, in order: by processes where they are wanted and to be had, else by
+    threads, with equal results."""
+    iterator = None
     order = [range(start, min(start + size, num)) for start in range(0, num, size)]
-    if num >= _MANY and not isinstance(listing.sources, np.ndarray) and workers.can_begin():
+    if by_processes and workers.can_begin():
         with contextlib.suppress(OSError):  # no process, file or semaphore to be had
             iterator = workers.begun(workers.loader(chunks, order, workers.NUM_WORKERS, persistent=False))
     if iterator is None:
@@ -136,10 +147,10 @@ def _chunks(listing: Listing, preprocess: Preprocess) -> Iterator[_Chunk]:
         workers.end(iterator)
 
 
-def _by_threads(chunks: _Chunks, order: Sequence[range]) -> Iterator[_Chunk]:
+def _by_threads(chunks: Dataset[_T], order: Sequence[range]) -> Iterator[_T]:
     """Pillow and torch let go of the interpreter's lock while they work on pixels. A few chunks ahead and no more:
     where a slow disk keeps them, the others would wait in memory."""
-    pool, ahead = runtime.thread_pool(), deque[Future[_Chunk]]()
+    pool, ahead = runtime.thread_pool(), deque[Future[_T]]()
     try:
         for rows in order:
             ahead.append(pool.submit(chunks.__getitem__, rows))
@@ -151,7 +162,8 @@ def _by_threads(chunks: _Chunks, order: Sequence[range]) -> Iterator[_Chunk]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _digest(image: npt.NDArray[np.uint8]) -> bytes:
+def digest_of(image: npt.NDArray[np.uint8]) -> bytes:
+    """Of the pixels and the size of one picture: equal for any two files of it."""
     digest = hashlib.blake2b(str(image.shape).encode(), digest_size=DIGEST_BYTES)
     digest.update(np.ascontiguousarray(image).data)
     return digest.digest()

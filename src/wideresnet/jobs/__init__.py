@@ -1,6 +1,7 @@
 """Each job strings rooms together in one screen; the commands and Python call these, and neither decides anything."""
 
 from wideresnet.jobs.candidates import Candidate, described
+from wideresnet.jobs.checking import DataCheck, check_data
 from wideresnet.jobs.converting import Converted, convert
 from wideresnet.jobs.demo import demo
 from wideresnet.jobs.detectors import evaluate_detector, train_detector
@@ -21,11 +22,13 @@ __all__ = [
     "BoxRun",
     "Candidate",
     "Converted",
+    "DataCheck",
     "Imported",
     "LrSearch",
     "Run",
     "Tune",
     "as_coco",
+    "check_data",
     "convert",
     "demo",
     "describe_machine",

@@ -2,6 +2,21 @@
 `figures` draws; no figure of merit is computed here."""
 
 from wideresnet.report.build import AUGMENTED, BoxClass, BoxFigures, Search, Shown, Subject, build
+from wideresnet.report.checking import CheckFinding, CheckItem, CheckPicture, CheckSubject, build_check
 from wideresnet.report.figures import lr_plot
 
-__all__ = ["AUGMENTED", "BoxClass", "BoxFigures", "Search", "Shown", "Subject", "build", "lr_plot"]
+__all__ = [
+    "AUGMENTED",
+    "BoxClass",
+    "BoxFigures",
+    "CheckFinding",
+    "CheckItem",
+    "CheckPicture",
+    "CheckSubject",
+    "Search",
+    "Shown",
+    "Subject",
+    "build",
+    "build_check",
+    "lr_plot",
+]
