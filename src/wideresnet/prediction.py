@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wideresnet import engines, images, kinds, metrics, networks, runtime
+from wideresnet import engines, images, kinds, metrics, runtime
 from wideresnet.checkpoint import Card, load_model
 from wideresnet.errors import ImageError, UsageError
 
@@ -43,7 +43,6 @@ class Predictor:
         file = load_model(Path(path))
         self.card: Card = file.card
         self.extra = file.extra  # what travels with the weights
-        self._model, self._device = file.model, runtime.choose_device(device)
         self.engine = engines.choose(file.model, file.card.preprocess, runtime.choose_device(device), engine)
         self.threshold = 0.0 if abstain is None else abstain_threshold(file.extra, abstain)  # of confidence
 
@@ -70,22 +69,6 @@ class Predictor:
         if not pictures:
             return torch.empty(0, preprocess.channels, preprocess.size, preprocess.size, dtype=torch.uint8)
         return torch.stack([preprocess.resize(as_image(one)) for one in pictures])
-
-    @torch.inference_mode()
-    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 [N, C, size, size] → logits [N, num_classes] and embeddings [N, D], what the class layer is given."""
-        model, kept = self._model.to(self._device).eval(), list[Tensor]()
-        layer = model.get_submodule(networks.class_layer(model))
-        hook = layer.register_forward_pre_hook(
-            lambda _, inputs: (
-                kept.append(inputs[0].flatten(2).mean(2).cpu()) if inputs[0].dim() > 2 else kept.append(inputs[0].cpu())
-            )
-        )
-        try:
-            logits = [model(self.card.preprocess.normalise(p.to(self._device))).cpu() for p in images.split(256)]
-        finally:
-            hook.remove()
-        return torch.cat(logits), torch.cat(kept)
 
     def answers(self, logits: Tensor) -> list[Prediction]:
         """logits [N, num_classes] → N predictions."""

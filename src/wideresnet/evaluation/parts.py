@@ -65,7 +65,7 @@ class Comparison:
     @property
     def sentence(self) -> str:
         points, (low, high) = 100 * self.difference, (100 * end for end in self.interval)
-        sure = f"{points:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, p = {self.p:.2g}"
+        sure = f"{points:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, p = {self.p:.2g}"
         if self.p >= 0.05:
             return f"Neither is shown to be better than the other ({sure})."
         better, worse = (self.model, self.other) if points > 0 else (self.other, self.model)

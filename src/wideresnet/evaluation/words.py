@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from wideresnet.evaluation import Evaluation
 
 _FEW = 5  # pictures of a class or a group, below which its share tells next to nothing
+_SURE = "95\N{NARROW NO-BREAK SPACE}%"
 _AS_SURE = 0.02  # how far mean confidence may be from the accuracy and still be called right
 
 
@@ -36,12 +37,12 @@ def _good(e: "Evaluation") -> str:
 
 def _sure(e: "Evaluation") -> str:
     low, high = e.interval
-    expect = f"On other pictures of the same kind expect {_percent(e, low)} to {_percent(e, high)}"
+    expect = f"On other pictures of the same kind expect {_percent(e, low)} to {_percent(e, high)} ({_SURE} interval)"
     mean = float(e.confidence.mean())
     if abs(mean - e.accuracy) <= max(_AS_SURE, (high - low) / 2):
-        return f"{expect}; how sure it says it is ({mean:.0%} on average) can be taken at its word."
+        return f"{expect}; how sure it says it is ({_whole(mean)} on average) can be taken at its word."
     way = "it is too sure of itself" if mean > e.accuracy else "it is better than it thinks"
-    return f"{expect}; {way}: {mean:.0%} sure on average."
+    return f"{expect}; {way}: {_whole(mean)} sure on average."
 
 
 def _weak(e: "Evaluation") -> str:
@@ -64,6 +65,10 @@ def _weakest_group(e: "Evaluation") -> GroupFigures | None:
     """One whose accuracy lies below that of all pictures beyond chance."""
     below = [row for row in e.per_group if row.count >= _FEW and row.interval[1] < e.accuracy]
     return below[0] if below else None
+
+
+def _whole(share: float) -> str:
+    return f"{100 * share:.0f}\N{NARROW NO-BREAK SPACE}%"
 
 
 def _percent(e: "Evaluation", share: float) -> str:
