@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_jobs import QUICK, shapes
 from test_report import Page
 
@@ -202,3 +203,23 @@ def test_answers_that_are_no_numbers_are_refused_and_name_the_first_picture(two_
         ModelFileError, match=r"huge.safetensors: its answers to [\d,]+ of [\d,]+ pictures are not finite"
     ):
         wrn.evaluate(tmp_path / "huge.safetensors", data, watch=runtime.QUIET)
+
+
+def test_a_picture_of_one_pixel_a_class_of_one_and_one_class_alone_have_their_figures(
+    two_runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, good, _ = two_runs
+    (tmp_path / "odd" / "disc").mkdir(parents=True)
+    Image.new("RGB", (1, 1), (9, 9, 9)).save(tmp_path / "odd" / "disc" / "one-pixel.png")
+    found = wrn.evaluate(good.folder, tmp_path / "odd", report_file=tmp_path / "r.html", watch=runtime.QUIET)
+    assert (found.num_images, found.figures()["classes"][0]["count"]) == (1, 0)
+    (tmp_path / "odd" / "bar").mkdir()
+    for i in range(5):
+        shutil.copy(data / "bar" / f"{i}.png", tmp_path / "odd" / "bar")
+    assert cli.run(["evaluate", str(good.folder), str(tmp_path / "odd"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["count"] for row in told["classes"]] == [5, 1]
+    assert "NaN" not in json.dumps(told)
+    (tmp_path / "empty" / "bar").mkdir(parents=True)
+    assert cli.run(["evaluate", str(good.folder), str(tmp_path / "empty")]) == 2
+    assert capsys.readouterr().err.count("\n") <= 2
