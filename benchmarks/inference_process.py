@@ -155,7 +155,7 @@ def export(model: Path, path: Path) -> None:
     class Both(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = file.model.eval()
+            self.model: Any = file.model.eval()
 
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             pooled = self.model.pool(self.model.backbone(x)).flatten(1)

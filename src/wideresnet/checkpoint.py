@@ -43,6 +43,7 @@ class Card:
     trained: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
     imported: Mapping[str, Any] = field(default_factory=dict)
+    unknown: Mapping[str, Any] = field(default_factory=dict)  # of the tensors extra/unknown/…: see `prediction`
 
     def __post_init__(self) -> None:
         if self.architecture.get("num_classes") != len(self.class_names):

@@ -12,6 +12,7 @@ from wideresnet import augment, engines, metrics, runtime
 from wideresnet import data as data_room
 from wideresnet.data import Pictures
 from wideresnet.engines import Engine
+from wideresnet.errors import UsageError
 from wideresnet.preprocess import Preprocess
 from wideresnet.processes import ALONE, World
 from wideresnet.recipes import Recipe
@@ -148,6 +149,30 @@ def logits(pictures: Pictures, engine: Engine, world: World = ALONE) -> Tensor:
     """float32 [N, num_classes] for all `pictures`, each computed by one process and known to all."""
     mine = pictures if world.size == 1 else pictures.take(world.share(torch.arange(len(pictures))))
     return world.gather(engine.compute(mine.images))
+
+
+def embed(pictures: Pictures, engine: Engine, world: World = ALONE) -> tuple[Tensor, Tensor | None]:
+    """As `logits`, and in the same pass the embeddings float32 [N, D]; None of a network that has none."""
+    mine = pictures if world.size == 1 else pictures.take(world.share(torch.arange(len(pictures))))
+    try:
+        answers, embeddings = engine.embed(mine.images)
+    except UsageError:  # more than one layer of classes; so in every process
+        return world.gather(engine.compute(mine.images)), None
+    return world.gather(answers), world.gather(embeddings)
+
+
+def embeddings_of_some(pictures: Pictures, engine: Engine, at_most: int, seed: int, world: World = ALONE) -> Tensor:
+    """float32 [N, D] of at most so many of them, as many of each class as can be, drawn by the seed. Pictures that can
+    no longer be read are left out, as in training."""
+    order = torch.randperm(len(pictures), generator=runtime.generator(seed, "embeddings"))
+    labels = pictures.labels[order]
+    place = torch.zeros(len(order), dtype=torch.int64)  # of each among those of its class
+    for label in labels.unique():
+        place[labels == label] = torch.arange(int((labels == label).sum()))
+    rows = order[place.argsort(stable=True)[:at_most]].sort().values
+    mine = world.share(rows).split(256)
+    read = data_room.in_batches(pictures.images, mine)
+    return world.gather(torch.cat([engine.embed(pixels)[1] for pixels, _ in read]))
 
 
 def validation(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,22 +12,31 @@ from PIL import Image
 from torch import Tensor
 
 from wideresnet import engines, images, kinds, metrics, runtime
-from wideresnet.checkpoint import Card, load_model
-from wideresnet.errors import ImageError, UsageError
+from wideresnet.checkpoint import Card, ModelFile, load_model
+from wideresnet.errors import ImageError, ModelFileError, UsageError
 
 Picture: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8] | Tensor
 Many: TypeAlias = list[Picture] | tuple[Picture, ...]
+SCORE, UNKNOWN = "vim", "unknown/"  # of `Card.unknown`, and what its tensors in `extra` begin with
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """`label` is the class of the highest probability, `confidence` that probability, after temperature scaling.
-    `abstains`: it is not sure enough for the risk that was asked for, and `label` is no answer but a guess."""
+    `abstains`: it is not sure enough for the risk that was asked for, and `label` is no answer but a guess.
+    `unknown_score`, 0…1: the share of held-out pictures of the training's kind that look less unlike them, to a
+    hundredth; None of a model file without what it takes to tell (docs/unknown.md)."""
 
     label: str
     confidence: float
     probs: dict[str, float]
     abstains: bool = False
+    unknown_score: float | None = None
+
+    @property
+    def is_unknown(self) -> bool | None:
+        """Whether the picture looks less like those of training than 95 % of the held-out ones do."""
+        return None if self.unknown_score is None else self.unknown_score >= metrics.ACCEPTED_SHARE
 
 
 class Predictor:
@@ -43,6 +52,7 @@ class Predictor:
         file = load_model(Path(path))
         self.card: Card = file.card
         self.extra = file.extra  # what travels with the weights
+        self.unknown = unknown_score(file)  # what tells unknown pictures
         self.engine = engines.choose(file.model, file.card.preprocess, runtime.choose_device(device), engine)
         self.threshold = 0.0 if abstain is None else abstain_threshold(file.extra, abstain)  # of confidence
 
@@ -52,7 +62,7 @@ class Predictor:
     def __call__(self, picture: Many) -> list[Prediction]: ...
     def __call__(self, picture: Picture | Many) -> Prediction | list[Prediction]:
         """One picture → one Prediction; a list (of any forms and sizes) → a list. Raises ImageError on a bad one."""
-        answers = self.answers(self.logits(picture))
+        answers = self.predictions(self._resized(picture))
         return answers if isinstance(picture, list | tuple) else answers[0]
 
     def logits(self, picture: Picture | Many) -> Tensor:
@@ -70,8 +80,18 @@ class Predictor:
             return torch.empty(0, preprocess.channels, preprocess.size, preprocess.size, dtype=torch.uint8)
         return torch.stack([preprocess.resize(as_image(one)) for one in pictures])
 
-    def answers(self, logits: Tensor) -> list[Prediction]:
-        """logits [N, num_classes] → N predictions."""
+    def predictions(self, images: Tensor) -> list[Prediction]:
+        """uint8 [N, C, size, size], as `card.preprocess.resize` makes them → N predictions."""
+        if self.unknown is None:
+            return self.answers(self.engine.compute(images))
+        return self.answers(*self.engine.embed(images))
+
+    def answers(self, logits: Tensor, embeddings: Tensor | None = None) -> list[Prediction]:
+        """logits [N, num_classes], embeddings [N, D] → N predictions, without embeddings none with a score of the
+        unknown."""
+        shares: list[float] | list[None] = [None] * len(logits)
+        if self.unknown is not None and embeddings is not None:
+            shares = self.unknown.shares(self.unknown.scores(logits.numpy(), embeddings.numpy())).tolist()
         probs = metrics.softmax(logits.numpy().astype(np.float64) / self.card.temperature)
         names = self.card.class_names
         return [
@@ -80,9 +100,35 @@ class Predictor:
                 confidence=float(row.max()),
                 probs=dict(zip(names, row.tolist(), strict=True)),
                 abstains=float(row.max()) < self.threshold,
+                unknown_score=share,
             )
-            for row in probs
+            for row, share in zip(probs, shares, strict=True)
         ]
+
+
+def stored(score: metrics.UnknownScore, split: str, num_images: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a model file keeps of it: `Card.unknown`, and tensors of `extra`. split and num_images: of the held-out
+    pictures that the threshold is of."""
+    told = {"score": SCORE, "weight": score.weight, "threshold": score.threshold, "accepted": metrics.ACCEPTED_SHARE}
+    arrays = {"mean": score.mean, "axes": score.axes, "quantiles": score.quantiles}
+    tensors = {f"{UNKNOWN}{name}": torch.from_numpy(array.copy()) for name, array in arrays.items()}
+    return {**told, "split": split, "num_images": num_images}, tensors
+
+
+def unknown_score(file: ModelFile) -> metrics.UnknownScore | None:
+    """What `stored` has kept; None where there is nothing, or a later version's. Raises ModelFileError on what does not
+    fit together."""
+    if file.card.unknown.get("score") != SCORE:
+        return None
+    arrays = [file.extra.get(f"{UNKNOWN}{name}", torch.empty(0)) for name in ("mean", "axes", "quantiles")]
+    mean, axes, quantiles = (array.numpy() for array in arrays)
+    weight = file.card.unknown.get("weight")
+    fits = axes.ndim == 2 and mean.shape == axes.shape[:1] and quantiles.shape == (100,)
+    if not fits or not isinstance(weight, int | float) or not all(np.isfinite(each).all() for each in (mean, axes)):
+        raise ModelFileError(
+            f"a model file whose parts that tell unknown pictures ({UNKNOWN}…) do not fit together; take another copy"
+        )
+    return metrics.UnknownScore(mean, axes, weight, quantiles)
 
 
 def val_answers(confidence: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]) -> dict[str, Tensor]:

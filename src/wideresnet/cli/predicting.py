@@ -100,17 +100,22 @@ class _Writer:
         if self.format == "jsonl":
             if prediction is not None:
                 fields |= {"probs": prediction.probs, "abstains": prediction.abstains}
+                fields |= {"unknown_score": prediction.unknown_score, "is_unknown": prediction.is_unknown}
             print(json_text(fields))
         elif self.format == "csv":
             rows = csv.writer(sys.stdout, lineterminator="\n")
             if self.count == 0:
-                rows.writerow(["path", "label", "confidence", "error", "abstains"])
-            abstains = None if prediction is None else str(prediction.abstains).lower()
-            rows.writerow([fields["path"], fields["label"], fields["confidence"], fields["error"], abstains])
+                rows.writerow(["path", "label", "confidence", "error", "abstains", "unknown_score", "is_unknown"])
+            further: list[Any] = [None, None, None]
+            if prediction is not None:
+                further = [prediction.abstains, prediction.unknown_score, prediction.is_unknown]
+            further = [str(each).lower() if isinstance(each, bool) else each for each in further]
+            rows.writerow([fields["path"], fields["label"], fields["confidence"], fields["error"], *further])
         else:
             what = f"error: {answer.error}"
             if prediction is not None:
                 guess = "not sure enough; perhaps " if prediction.abstains else ""
                 what = f"{guess}{prediction.label}  {percent(prediction.confidence)}"
+                what += "  unlike what it was trained on" if prediction.is_unknown else ""
             print(f"{answer.path}  {what}")
         self.count += 1

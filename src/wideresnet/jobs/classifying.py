@@ -26,7 +26,7 @@ from wideresnet.checkpoint import Card
 from wideresnet.data import Pictures
 from wideresnet.errors import Diverged
 from wideresnet.evaluation import Evaluation
-from wideresnet.jobs import transfer
+from wideresnet.jobs import transfer, unknown
 from wideresnet.jobs.judging import facts, flattered, highlights
 from wideresnet.processes import synchronise_bn
 from wideresnet.report import Subject
@@ -76,12 +76,17 @@ def judge(prepared: "Prepared", state: training.State, folder: Path) -> Evaluati
     file = world.from_main(checkpoint.load_model(folder / runs.MODEL) if world.is_main else None)
     assert file is not None
     engine = engines.choose(file.model, prepared.preprocess, prepared.device)
-    temperature, kept = _of_val(parts["val"], engine, prepared) if "val" in parts else (1.0, {})
     split = next(name for name in ("test", "val", "train") if name in parts)
-    pictures = parts[split]
-    logits = classification.logits(pictures, engine, world).numpy()
+    pictures, answers = parts[split], dict[str, tuple[np.ndarray, Tensor | None]]()
+    for name in dict.fromkeys(name for name in ("val", split) if name in parts):
+        found, embeddings = classification.embed(parts[name], engine, world)
+        answers[name] = found.numpy(), embeddings
+    temperature, kept = _of_val(parts["val"], answers["val"][0], prepared) if "val" in parts else (1.0, {})
+    logits = answers[split][0]
     if not np.isfinite(logits).all():
         raise Diverged(f"the network's answers on {split} are not finite; try a lower --lr")
+    held_out = "val" if "val" in parts else split
+    told, tensors = unknown.fitted(prepared, engine, held_out, answers[held_out])
     evaluation = Evaluation(
         data=Path(prepared.config.data).name,
         split=split,
@@ -93,17 +98,18 @@ def judge(prepared: "Prepared", state: training.State, folder: Path) -> Evaluati
         temperature=temperature,
         groups=pictures.groups,
     )
-    final = dataclasses.replace(file.card, temperature=temperature, figures=evaluation.figures())
+    final = dataclasses.replace(file.card, temperature=temperature, figures=evaluation.figures(), unknown=told)
+    before = {key: value for key, value in file.extra.items() if not key.startswith(prediction.UNKNOWN)}
     if world.is_main:
-        checkpoint.save_model(folder / runs.MODEL, file.model.state_dict(), final, {**file.extra, **kept})
+        checkpoint.save_model(folder / runs.MODEL, file.model.state_dict(), final, {**before, **kept, **tensors})
         files.write_whole(folder / runs.REPORT, report.build(_subject(prepared, state, final, evaluation)))
     return evaluation
 
 
-def _of_val(val: Pictures, engine: engines.Engine, prepared: "Prepared") -> tuple[float, dict[str, Tensor]]:
+def _of_val(val: Pictures, answers: np.ndarray, prepared: "Prepared") -> tuple[float, dict[str, Tensor]]:
     """The temperature, 1 where the likelihood has no best one (a val part all of which is right asks for T = 0); and
     what is kept of the answers."""
-    answers, labels = classification.logits(val, engine, prepared.world).numpy(), val.labels.numpy()
+    labels = val.labels.numpy()
     temperature = metrics.fit_temperature(answers, labels)
     if temperature in metrics.TEMPERATURES:
         prepared.watch.line(

@@ -104,7 +104,7 @@ def _answers(predictor: Predictor, paths: Sequence[Path], max_pixels: int, watch
         while chunk := list(islice(rest, _CHUNK)):
             read_ones = list(pool.map(read, chunk))
             good = [one for one in read_ones if isinstance(one, Tensor)]
-            answers = iter(predictor.answers(predictor.engine.compute(torch.stack(good))) if good else [])
+            answers = iter(predictor.predictions(torch.stack(good)) if good else [])
             for path, one in zip(chunk, read_ones, strict=True):
                 yield Answer(path, error=one) if isinstance(one, str) else Answer(path, next(answers))
             done += len(chunk)

@@ -31,22 +31,29 @@ from wideresnet.metrics.classes import (
     two_classes,
 )
 from wideresnet.metrics.comparison import difference_interval, mcnemar
+from wideresnet.metrics.unknown import ACCEPTED_SHARE, UnknownScore, auroc, energy, fit_unknown, fpr95
 
 __all__ = [
+    "ACCEPTED_SHARE",
     "TEMPERATURES",
     "Average",
     "ClassFigures",
     "ReliabilityBins",
     "RiskCoverage",
     "TwoClasses",
+    "UnknownScore",
     "accuracy_interval",
+    "auroc",
     "averages",
     "brier_score",
     "confusion_matrix",
     "difference_interval",
+    "energy",
     "equal_mass_calibration_error",
     "expected_calibration_error",
     "fit_temperature",
+    "fit_unknown",
+    "fpr95",
     "log_softmax",
     "macro_f1",
     "macro_f1_interval",
