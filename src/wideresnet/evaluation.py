@@ -174,5 +174,5 @@ class Evaluation:
                 for name, row in rows
             ],
             "confusion": self.confusion.tolist(),
-            "corruptions": None if self.corruptions is None else self.corruptions.figures(),
+            **({} if self.corruptions is None else {"corruptions": self.corruptions.figures()}),
         }
