@@ -34,7 +34,7 @@ def disc(radius: float, softness: float) -> npt.NDArray[np.float64]:
     at = np.arange(-reach, reach + 1)
     hard = (at[:, None] ** 2 + at**2 <= radius**2).astype(np.float64)
     hard /= hard.sum()
-    bell = np.exp(-(np.arange(-soft, soft + 1) ** 2) / (2 * softness**2)) if softness else np.eye(2 * soft + 1)[soft]
+    bell = np.exp(-(np.arange(-soft, soft + 1) ** 2) / (2 * softness**2))
     bell /= bell.sum()
     padded = np.pad(hard, soft, mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (len(bell), len(bell)))

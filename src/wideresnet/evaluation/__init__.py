@@ -261,7 +261,6 @@ class Evaluation:
             "confusion": self.confusion.tolist(),
             "summary": list(self.summary),
             **self._asked_for(),
-            "corruptions": None if self.corruptions is None else self.corruptions.figures(),
         }
 
     def _calibration(self) -> dict[str, float]:
@@ -270,6 +269,8 @@ class Evaluation:
     def _asked_for(self) -> dict[str, Any]:
         """Figures that some evaluations have alone."""
         found = dict[str, Any]()
+        if self.corruptions is not None:
+            found["corruptions"] = self.corruptions.figures()
         if (two := self.two_classes) is not None:
             positive = self.class_names[two.positive]
             auc = {"roc_auc": two.roc_auc, "average_precision": two.average_precision}
