@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wideresnet import engines, images, kinds, metrics, runtime
+from wideresnet import engines, images, kinds, metrics, networks, runtime
 from wideresnet.checkpoint import Card, load_model
 from wideresnet.errors import ImageError
+from wideresnet.model import WideResNetClassifier
 
 Picture: TypeAlias = str | Path | bytes | Image.Image | npt.NDArray[np.uint8] | Tensor
 Many: TypeAlias = list[Picture] | tuple[Picture, ...]
@@ -37,7 +38,9 @@ class Predictor:
         file = load_model(Path(path))
         self.card: Card = file.card
         self.extra = file.extra  # what travels with the weights
-        self.engine = engines.choose(file.model, file.card.preprocess, runtime.choose_device(device), engine)
+        self.device = runtime.choose_device(device)
+        self.engine = engines.choose(file.model, file.card.preprocess, self.device, engine)
+        self.model = file.model  # computed by torch: where maps and gradients are asked for
 
     @overload
     def __call__(self, picture: Picture) -> Prediction: ...
@@ -53,6 +56,24 @@ class Predictor:
         pictures = picture if isinstance(picture, list | tuple) else [picture]
         resized = [self.card.preprocess.resize(as_image(one)) for one in pictures]
         return self.engine.compute(torch.stack(resized)) if resized else torch.empty(0, len(self.card.class_names))
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images uint8 [N, C, size, size] → logits [N, num_classes], embeddings float32 [N, D], which the class layer
+        reads."""
+        kept = list[Tensor]()
+        layer = self.model.pool if isinstance(self.model, WideResNetClassifier) else None
+        if layer is None:
+            named = self.model.get_submodule(networks.class_layer(self.model))
+            handle = named.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+        else:
+            handle = layer.register_forward_hook(lambda _, __, result: kept.append(result))
+        try:
+            logits = self.model(self.card.preprocess.normalise(images.to(self.device)))
+        finally:
+            handle.remove()
+        embeddings = kept[0].flatten(2).mean(2) if kept[0].dim() > 2 else kept[0]  # [N, D]
+        return logits.float().cpu(), embeddings.float().cpu()
 
     def answers(self, logits: Tensor) -> list[Prediction]:
         """logits [N, num_classes] → N predictions."""

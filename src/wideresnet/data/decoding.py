@@ -114,7 +114,7 @@ class _Chunks(Dataset[_Chunk]):
             except ImageError as error:
                 found.append(str(error))
                 continue
-            found.append(_digest(image))
+            found.append(digest(image))
             out.copy_(p.resize(image))
         return images.numpy(), sums_of(images).numpy(), found
 
@@ -151,7 +151,8 @@ def _by_threads(chunks: _Chunks, order: Sequence[range]) -> Iterator[_Chunk]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _digest(image: npt.NDArray[np.uint8]) -> bytes:
-    digest = hashlib.blake2b(str(image.shape).encode(), digest_size=DIGEST_BYTES)
-    digest.update(np.ascontiguousarray(image).data)
-    return digest.digest()
+def digest(image: npt.NDArray[np.uint8]) -> bytes:
+    """Of the upright picture [H, W, 3], before it is resized: what `Pictures.digests` holds."""
+    found = hashlib.blake2b(str(image.shape).encode(), digest_size=DIGEST_BYTES)
+    found.update(np.ascontiguousarray(image).data)
+    return found.digest()

@@ -5,6 +5,7 @@ from wideresnet.jobs.converting import Converted, convert
 from wideresnet.jobs.demo import demo
 from wideresnet.jobs.detectors import evaluate_detector, train_detector
 from wideresnet.jobs.evaluation import evaluate
+from wideresnet.jobs.explanation import Explained, explain, explain_files
 from wideresnet.jobs.finding import BoxAnswer, as_coco, find_boxes
 from wideresnet.jobs.importing import DATA_SETS, Imported, import_checkpoint
 from wideresnet.jobs.lr_range import LrSearch, find_lr
@@ -21,6 +22,7 @@ __all__ = [
     "BoxRun",
     "Candidate",
     "Converted",
+    "Explained",
     "Imported",
     "LrSearch",
     "Run",
@@ -33,6 +35,8 @@ __all__ = [
     "described",
     "evaluate",
     "evaluate_detector",
+    "explain",
+    "explain_files",
     "find_boxes",
     "find_lr",
     "import_checkpoint",
