@@ -53,7 +53,9 @@ class Predictor:
         self.card: Card = file.card
         self.extra = file.extra  # what travels with the weights
         self.unknown = unknown_score(file)  # what tells unknown pictures
-        self.engine = engines.choose(file.model, file.card.preprocess, runtime.choose_device(device), engine)
+        self.device = runtime.choose_device(device)
+        self.engine = engines.choose(file.model, file.card.preprocess, self.device, engine)
+        self.model = file.model  # computed by torch: where maps and gradients are asked for
         self.threshold = 0.0 if abstain is None else abstain_threshold(file.extra, abstain)  # of confidence
 
     @overload

@@ -91,27 +91,36 @@ class Subject:
     notes: Sequence[str] = ()  # warnings: leaks, files left out
 
 
-def build(subject: Subject) -> str:
-    """The page, encodable as UTF-8 whatever the names hold. Raises ValueError if `splits` fits no class names."""
-    environment = Environment(
+def environment() -> Environment:
+    """What every page of ours is made in."""
+    made = Environment(
         loader=PackageLoader("wideresnet", "report"),
         autoescape=True,  # every name is a stranger's: a class called <b> is shown, not obeyed
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "number": _number, "picture": _picture, "short": _short}
-    environment.filters["large"] = lambda image: _picture(image, image.shape[1], image.shape[0])
-    page = environment.get_template("template.html.j2").render(
-        subject=subject,
-        curves=_curves(subject.history),
-        search=_searched(subject.search),
-        found=subject.boxes,
-        pr_curves=None if subject.boxes is None else figures.precision_recall(subject.boxes.curves),
-        split_table=_split_table(subject),
-        augmented=_augmented(subject),
-        open_rows=OPEN_ROWS,
-        **_evaluated(subject),
+    made.filters |= {"percent": percent, "number": _number, "picture": _picture, "short": _short}
+    made.filters["large"] = lambda image: _picture(image, image.shape[1], image.shape[0])
+    return made
+
+
+def build(subject: Subject) -> str:
+    """The page, encodable as UTF-8 whatever the names hold. Raises ValueError if `splits` fits no class names."""
+    page = (
+        environment()
+        .get_template("template.html.j2")
+        .render(
+            subject=subject,
+            curves=_curves(subject.history),
+            search=_searched(subject.search),
+            found=subject.boxes,
+            pr_curves=None if subject.boxes is None else figures.precision_recall(subject.boxes.curves),
+            split_table=_split_table(subject),
+            augmented=_augmented(subject),
+            open_rows=OPEN_ROWS,
+            **_evaluated(subject),
+        )
     )
     return page.encode("utf-8", "replace").decode("utf-8")  # a file name that is no text holds lone surrogates
 
@@ -216,7 +225,7 @@ def _augmented(subject: Subject) -> list[tuple[np.ndarray, str]]:
     return list(zip(subject.augmented, subject.augmented_labels, strict=True))[:AUGMENTED]
 
 
-def _percent(share: float | None, decimals: int = 1) -> str:
+def percent(share: float | None, decimals: int = 1) -> str:
     return "–" if share is None else f"{100 * share:.{decimals}f}\N{NARROW NO-BREAK SPACE}%"
 
 
