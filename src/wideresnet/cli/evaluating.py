@@ -61,7 +61,7 @@ def evaluate(
     tta
         Test-time augmentation: flip averages the probabilities of each picture and its mirror image.
     ood
-        Other data, in classes or not, whose pictures are of none of MODEL's classes: how well they are told from DATA's.
+        Other data, in classes or not, with pictures of none of MODEL's classes: how well they are told from DATA's.
     corruptions
         Judge it also on pictures in noise, blurred, in snow or fog, badly compressed…: 14 corruptions, 5 severities.
     corruption_pictures

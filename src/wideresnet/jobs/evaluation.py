@@ -83,9 +83,7 @@ def evaluate(
         download=download,
         max_pixels=max_pixels,
     )
-    other = None
-    if ood is not None:
-        other = unknown.read(ood, card.preprocess, reading, cache=cache, max_bad=max_bad, watch=watch)
+    other = unknown.read(ood, card.preprocess, reading, cache=cache, max_bad=max_bad, watch=watch)
     listing = data_room.read(data, reading, watch)
     check_map(class_map, [*listing.class_names, *(() if rival is None else rival.card.class_names)])
 
@@ -98,7 +96,7 @@ def evaluate(
     pictures = parts[split]
     if not len(pictures):
         raise DataError(f"{listing.place}: no picture in {split}")
-    notes += trained_on(pictures, predictor.extra)
+    notes += [*trained_on(pictures, predictor.extra), *unknown.overlap(other, pictures, predictor.extra)]
     if tta == "flip" and not recipes.flips_are_safe(card.class_names):
         notes.append("--tta flip: by their names, some classes look like others, or like none, in the mirror")
     if tta == "flip" and abstain is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from wideresnet import classification, metrics, prediction, runtime
@@ -63,15 +64,18 @@ class Unknown:
 
 
 def read(
-    data: str | Path,
+    data: str | Path | None,
     preprocess: Preprocess,
     reading: Reading,
     *,
     cache: data_room.Cache,
     max_bad: int | None,
     watch: runtime.Watch,
-) -> Unknown:
-    """Of `data`, with or without classes, its test part, else val, else all. Raises DataError, UsageError."""
+) -> Unknown | None:
+    """Of `data`, with or without classes, its test part, else val, else all; of None, none. Raises DataError,
+    UsageError."""
+    if data is None:
+        return None
     # Columns are named for the known data; these pictures' labels are not asked for.
     plain = Reading(download=reading.download, max_pixels=reading.max_pixels)
     listing = _listed(data, plain, watch)
@@ -95,6 +99,18 @@ def _listed(data: str | Path, reading: Reading, watch: runtime.Watch) -> Data:
     pixels = data_room.most_pixels(reading.max_pixels)
     all_of_it = Listing(paths, names, np.zeros(len(paths), np.int64), max_pixels=pixels)
     return Data(folder.resolve().name, str(folder.resolve()), ("unknown",), {ALL: all_of_it})
+
+
+def overlap(other: Unknown | None, known: Pictures, extra: Mapping[str, Tensor]) -> list[str]:
+    """A note if pictures that are called unknown are not: the model whose `extra` that is was trained on them, or they
+    are among the known ones."""
+    if other is None:
+        return []
+    marked = [data_room.marks(known), *([extra["seen"]] if "seen" in extra else [])]
+    if not (count := data_room.count_marked(other.pictures, torch.cat(marked))):
+        return []
+    of = f"{count:,} of its {len(other.pictures):,} pictures"
+    return [f"--ood {other.data}: {of} were trained on or are among the known ones, so that they are not unknown"]
 
 
 def judged(
