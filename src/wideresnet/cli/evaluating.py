@@ -14,7 +14,7 @@ from wideresnet.errors import UsageError
 
 if TYPE_CHECKING:
     from wideresnet.corruptions import CorruptionFigures
-    from wideresnet.evaluation import Evaluation
+    from wideresnet.evaluation import Evaluation, OodFigures
 
 _GROUPS = 20  # shown in a table
 
@@ -29,6 +29,7 @@ def evaluate(
     abstain: float | None = None,
     map: tuple[str, ...] = (),  # noqa: A002 - the option's own name
     tta: Literal["none", "flip"] = "none",
+    ood: str | None = None,
     corruptions: bool = False,
     corruption_pictures: str | None = None,
     report: Path | None = None,
@@ -59,6 +60,8 @@ def evaluate(
         Renames a class of DATA, or of --against, to what MODEL calls it: --map OLD=NEW.
     tta
         Test-time augmentation: flip averages the probabilities of each picture and its mirror image.
+    ood
+        Other data, in classes or not, with pictures of none of MODEL's classes: how well they are told from DATA's.
     corruptions
         Judge it also on pictures in noise, blurred, in snow or fog, badly compressed…: 14 corruptions, 5 severities.
     corruption_pictures
@@ -91,6 +94,7 @@ def evaluate(
             abstain=abstain,
             class_map=renames(map),
             tta=tta,
+            ood=ood,
             corruptions=corruptions,
             **at_most,
             cache=cache,
@@ -169,8 +173,18 @@ def _print(e: "Evaluation") -> None:
         headings = {"true \\ predicted": "left"} | {f"{i} {name}"[:14]: "right" for i, name in enumerate(e.class_names)}
         confusion = [[f"{i} {name}", *map(str, e.confusion[i])] for i, name in enumerate(e.class_names)]
         print_table("Confusion matrix", headings, confusion)
+    if e.ood is not None:
+        _print_ood(e.ood)
     if e.corruptions is not None:
         _print_corruptions(e.corruptions)
+
+
+def _print_ood(o: "OodFigures") -> None:
+    from wideresnet.evaluation.unknown import SCORES
+
+    print(f"unknown    {o.data}: {o.num_images:,} pictures   AUROC {percent(o.auroc)}   FPR@95 {percent(o.fpr95)}")
+    print(f"  {o.sentence}")
+    print(f"  The score is {SCORES[o.score]}.")
 
 
 def _print_corruptions(c: "CorruptionFigures") -> None:

@@ -10,9 +10,10 @@ import numpy as np
 from wideresnet import metrics
 from wideresnet.corruptions import CorruptionFigures
 from wideresnet.evaluation.parts import Abstaining, Comparison, ConfusedPair, GroupFigures
+from wideresnet.evaluation.unknown import OodFigures
 from wideresnet.evaluation.words import sentences
 
-__all__ = ["Abstaining", "Comparison", "ConfusedPair", "Evaluation", "GroupFigures"]
+__all__ = ["Abstaining", "Comparison", "ConfusedPair", "Evaluation", "GroupFigures", "OodFigures"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,6 +37,7 @@ class Evaluation:
     groups: tuple[str, ...] = ()  # of N or of none; "" is no group
     against: "Evaluation | None" = None  # another model's answers to the same pictures, its classes in this order
     abstain: tuple[float, float] | None = None  # the risk asked for, and the confidence that val gave for it
+    ood: OodFigures | None = None  # how it tells pictures of other data from these, where that was asked
     corruptions: CorruptionFigures | None = None  # how it fared on the same pictures corrupted, where that was asked
 
     def __post_init__(self) -> None:
@@ -261,6 +263,8 @@ class Evaluation:
             "confusion": self.confusion.tolist(),
             "summary": list(self.summary),
             **self._asked_for(),
+            "ood": None if self.ood is None else self.ood.figures(),
+            "corruptions": None if self.corruptions is None else self.corruptions.figures(),
         }
 
     def _calibration(self) -> dict[str, float]:
@@ -269,8 +273,6 @@ class Evaluation:
     def _asked_for(self) -> dict[str, Any]:
         """Figures that some evaluations have alone."""
         found = dict[str, Any]()
-        if self.corruptions is not None:
-            found["corruptions"] = self.corruptions.figures()
         if (two := self.two_classes) is not None:
             positive = self.class_names[two.positive]
             auc = {"roc_auc": two.roc_auc, "average_precision": two.average_precision}

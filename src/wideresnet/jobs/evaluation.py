@@ -14,11 +14,11 @@ from torch import Tensor
 from wideresnet import data as data_room
 from wideresnet import engines, files, kinds, networks, recipes, report, runtime
 from wideresnet.checkpoint import Card
-from wideresnet.data import Pictures
+from wideresnet.data import Data, Pictures
 from wideresnet.data.listing import ALL, SPLITS
 from wideresnet.errors import DataError, ModelFileError, UsageError, nearest
 from wideresnet.evaluation import Evaluation
-from wideresnet.jobs import corrupting
+from wideresnet.jobs import corrupting, unknown
 from wideresnet.jobs.matching import check_classes, check_map, with_labels_of
 from wideresnet.jobs.sharing import load
 from wideresnet.prediction import Predictor
@@ -36,6 +36,7 @@ def evaluate(
     abstain: float | None = None,
     class_map: Mapping[str, str] = MappingProxyType({}),
     tta: engines.TTA = "none",
+    ood: str | Path | None = None,
     corruptions: bool = False,
     corruption_pictures: int | None = corrupting.AT_MOST,
     cache: data_room.Cache = "auto",
@@ -61,8 +62,9 @@ def evaluate(
     averages the answers to each picture and its mirror image, and is named beside every figure. cache: as in `train`;
     no figure changes with it. The columns: see `Reading`; engine, and download for data and for a model of the hub: see
     `load`. `corruptions=True` judges it besides on `corruption_pictures` of them (None: all) in noise, blurred, in
-    snow…: `Evaluation.corruptions`. Writes an HTML report if `report_file` is given. Raises ModelFileError, UsageError,
-    DataError (a class that the model does not know, unreadable pictures).
+    snow…: `Evaluation.corruptions`. ood: other data, with or without classes, whose pictures are of none of the
+    model's: how well it tells them from its own, `Evaluation.ood`. Writes an HTML report if `report_file` is given.
+    Raises ModelFileError, UsageError, DataError (a class that the model does not know, unreadable pictures).
     """
     check_report(report_file)
     corrupting.check(corruption_pictures)
@@ -81,42 +83,41 @@ def evaluate(
         download=download,
         max_pixels=max_pixels,
     )
+    other = unknown.read(ood, card.preprocess, reading, cache=cache, max_bad=max_bad, watch=watch)
     listing = data_room.read(data, reading, watch)
     check_map(class_map, [*listing.class_names, *(() if rival is None else rival.card.class_names)])
 
-    def seen_by(one: Predictor) -> tuple[dict[str, Pictures], list[str], list[str]]:
-        """The parts as that model sees them, labels in `card`'s order; how they were made; what was left out."""
-        loaded = data_room.load(listing, one.card.preprocess, cache=cache, max_bad=max_bad, watch=watch)
-        watch.line(f"{sum(map(len, loaded.parts.values())):,} pictures, {loaded.kept}")
-        fingerprint = data_room.fingerprint(listing.class_names, loaded.parts)
-        labelled = with_labels_of(loaded.parts, listing, card.class_names, class_map)
-        return *parts_of_training(labelled, fingerprint, card), loaded.notes
-
+    seen_by = partial(_seen_by, listing, card, class_map, cache=cache, max_bad=max_bad, watch=watch)
     parts, found, notes = seen_by(predictor)
-    notes = [*notes, *found]
+    notes = [*notes, *found, *(() if other is None else other.notes)]
     split = split or next(name for name in ("test", "val", ALL, "train") if name in parts)
     if split not in parts:
         raise UsageError(f"--split {split}: {listing.place} has {', '.join(parts)}{nearest(split, parts)}")
     pictures = parts[split]
     if not len(pictures):
         raise DataError(f"{listing.place}: no picture in {split}")
-    notes += trained_on(pictures, predictor.extra)
+    notes += [*trained_on(pictures, predictor.extra), *unknown.overlap(other, pictures, predictor.extra)]
     if tta == "flip" and not recipes.flips_are_safe(card.class_names):
         notes.append("--tta flip: by their names, some classes look like others, or like none, in the mirror")
     if tta == "flip" and abstain is not None:
         notes.append("the threshold of --abstain was chosen without --tta")
 
     judged = partial(_judged, data=Path(listing.place).name, split=split, class_names=card.class_names, tta=tta)
-    evaluation = judged(predictor, str(model), pictures)
+    evaluation, embeddings = judged(predictor, str(model), pictures, embed=ood is not None)
     if abstain is not None:
         evaluation = dataclasses.replace(evaluation, abstain=(abstain, predictor.threshold))
     if rival is not None and against is not None:
         alike = rival.card.preprocess == card.preprocess
         theirs = pictures if alike else seen_by(rival)[0][split]
         notes += [f"{against}: {note}" for note in trained_on(theirs, rival.extra)]
-        evaluation = dataclasses.replace(evaluation, against=judged(rival, str(against), theirs, class_map=class_map))
+        evaluation = dataclasses.replace(
+            evaluation, against=judged(rival, str(against), theirs, class_map=class_map)[0]
+        )
     for note in notes:
         watch.line(f"note: {note}")
+    if other is not None:
+        by = engines.with_tta(predictor.engine, tta, card.temperature)
+        evaluation = unknown.judged(evaluation, embeddings, predictor, by, other)
     if corruptions:
         seen = engines.with_tta(predictor.engine, tta, card.temperature), card.preprocess
         evaluation = corrupting.judged(evaluation, pictures, *seen, at_most=corruption_pictures, watch=watch)
@@ -134,6 +135,7 @@ def evaluate(
             ],
             evaluation=evaluation,
             pictures=pictures.shown,
+            ood_pictures=None if other is None else other.pictures.shown,
             corrupted=corrupting.examples(evaluation, pictures, card.preprocess),
             splits={name: part.counts(len(card.class_names)) for name, part in parts.items()},
             splits_note="; ".join(found) or "as found in the data",
@@ -141,6 +143,24 @@ def evaluate(
         )
         files.write_whole(Path(report_file), report.build(subject))
     return evaluation
+
+
+def _seen_by(
+    listing: Data,
+    card: Card,
+    class_map: Mapping[str, str],
+    one: Predictor,
+    *,
+    cache: data_room.Cache,
+    max_bad: int | None,
+    watch: runtime.Watch,
+) -> tuple[dict[str, Pictures], list[str], list[str]]:
+    """The parts as that model sees them, labels in `card`'s order; how they were made; what was left out."""
+    loaded = data_room.load(listing, one.card.preprocess, cache=cache, max_bad=max_bad, watch=watch)
+    watch.line(f"{sum(map(len, loaded.parts.values())):,} pictures, {loaded.kept}")
+    fingerprint = data_room.fingerprint(listing.class_names, loaded.parts)
+    labelled = with_labels_of(loaded.parts, listing, card.class_names, class_map)
+    return *parts_of_training(labelled, fingerprint, card), loaded.notes
 
 
 def _judged(
@@ -153,14 +173,19 @@ def _judged(
     class_names: tuple[str, ...],
     tta: engines.TTA,
     class_map: Mapping[str, str] = MappingProxyType({}),
-) -> Evaluation:
-    """Its answers, in the order of `class_names`, to which class_map leads from its own. Raises ModelFileError if they
-    are not numbers."""
-    computed_by = engines.with_tta(one.engine, tta, one.card.temperature)
-    logits = computed_by.compute(pictures.images).numpy()
+    embed: bool = False,
+) -> tuple[Evaluation, Tensor | None]:
+    """Its answers, in the order of `class_names`, to which class_map leads from its own; and the embeddings, where they
+    are asked for and the model can tell unknown pictures by them. Raises ModelFileError if answers are not numbers."""
+    computed_by, embeddings = engines.with_tta(one.engine, tta, one.card.temperature), None
+    if embed and one.unknown is not None:
+        answers, embeddings = computed_by.embed(pictures.images)
+    else:
+        answers = computed_by.compute(pictures.images)
+    logits = answers.numpy()
     check_finite(logits, pictures.names, named)
     own = [class_map.get(name, name) for name in one.card.class_names]
-    return Evaluation(
+    evaluation = Evaluation(
         data=data,
         split=split,
         engine=computed_by.reason,
@@ -173,12 +198,14 @@ def _judged(
         model=named,
         groups=pictures.groups,
     )
+    return evaluation, embeddings
 
 
 def _command(e: Evaluation, data: str, class_map: Mapping[str, str]) -> str:
     """That repeats it from a terminal."""
     words = ["wrn", "evaluate", e.model, data]
     words += [] if e.tta == "none" else ["--tta", e.tta]
+    words += [] if e.ood is None else ["--ood", e.ood.data]
     words += [] if e.corruptions is None else ["--corruptions"]
     words += [] if e.against is None else ["--against", e.against.model]
     words += [] if e.abstain is None else ["--abstain", str(e.abstain[0])]

@@ -1,13 +1,26 @@
 """Unknown pictures: what a model keeps of its training to tell them by, and how well it tells those of other data."""
 
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from wideresnet import classification, metrics, prediction
+from wideresnet import classification, metrics, prediction, runtime
+from wideresnet import data as data_room
+from wideresnet.data import Data, Listing, Pictures
+from wideresnet.data.folders import pictures_below
+from wideresnet.data.listing import ALL
 from wideresnet.engines import Engine
+from wideresnet.errors import DataError
+from wideresnet.evaluation import Evaluation, OodFigures
+from wideresnet.prediction import Predictor
+from wideresnet.preprocess import Preprocess
+from wideresnet.reading import Reading
 
 if TYPE_CHECKING:
     from wideresnet.jobs.preparation import Prepared
@@ -39,3 +52,94 @@ def fitted(
     if split != "val":
         prepared.watch.line(f"note: there is no val part: what counts as unknown is measured on {split}")
     return prediction.stored(score, split, len(logits))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unknown:
+    """Pictures of other data; `data` as the user wrote it, `notes` of what was left out."""
+
+    data: str
+    pictures: Pictures
+    notes: tuple[str, ...]
+
+
+def read(
+    data: str | Path | None,
+    preprocess: Preprocess,
+    reading: Reading,
+    *,
+    cache: data_room.Cache,
+    max_bad: int | None,
+    watch: runtime.Watch,
+) -> Unknown | None:
+    """Of `data`, with or without classes, its test part, else val, else all; of None, none. Raises DataError,
+    UsageError."""
+    if data is None:
+        return None
+    # Columns are named for the known data; these pictures' labels are not asked for.
+    plain = Reading(download=reading.download, max_pixels=reading.max_pixels)
+    listing = _listed(data, plain, watch)
+    loaded = data_room.load(listing, preprocess, cache=cache, max_bad=max_bad, watch=watch)
+    split = next((name for name in ("test", "val", ALL, "train") if len(loaded.parts.get(name, ()))), None)
+    if split is None:
+        raise DataError(f"--ood {data}: no picture in it; expected some that are of none of the model's classes")
+    return Unknown(str(data), loaded.parts[split], tuple(f"--ood {data}: {note}" for note in loaded.notes))
+
+
+def _listed(data: str | Path, reading: Reading, watch: runtime.Watch) -> Data:
+    """As data with classes; a folder that is none, all the pictures below it."""
+    try:
+        return data_room.read(data, reading, watch)
+    except DataError:
+        folder = Path(data)
+        paths = list(pictures_below(folder)) if folder.is_dir() else []
+        if not paths:
+            raise
+    names = tuple(path.relative_to(folder).as_posix() for path in paths)
+    pixels = data_room.most_pixels(reading.max_pixels)
+    all_of_it = Listing(paths, names, np.zeros(len(paths), np.int64), max_pixels=pixels)
+    return Data(folder.resolve().name, str(folder.resolve()), ("unknown",), {ALL: all_of_it})
+
+
+def overlap(other: Unknown | None, known: Pictures, extra: Mapping[str, Tensor]) -> list[str]:
+    """A note if pictures that are called unknown are not: the model whose `extra` that is was trained on them, or they
+    are among the known ones."""
+    if other is None:
+        return []
+    marked = [data_room.marks(known), *([extra["seen"]] if "seen" in extra else [])]
+    if not (count := data_room.count_marked(other.pictures, torch.cat(marked))):
+        return []
+    of = f"{count:,} of its {len(other.pictures):,} pictures"
+    return [f"--ood {other.data}: {of} were trained on or are among the known ones, so that they are not unknown"]
+
+
+def judged(
+    evaluation: Evaluation, embeddings: Tensor | None, predictor: Predictor, engine: Engine, other: Unknown
+) -> Evaluation:
+    """`evaluation`, whose pictures have these embeddings, with `ood`: how `engine` tells the `other` pictures from
+    them. Raises DataError if its answers to those are not finite."""
+    unknown = other.pictures
+    score = predictor.unknown
+    logits, theirs = engine.embed(unknown.images) if score is not None else (engine.compute(unknown.images), None)
+    sound = logits.isfinite().all(1) & (True if theirs is None else theirs.isfinite().all(1))
+    if not sound.all():
+        first = unknown.names[int((~sound).nonzero()[0])]
+        raise DataError(f"--ood {other.data}: the network's answer to {first} is not finite; leave the picture out")
+    answers, own = logits.numpy(), predictor.card.class_names
+    if score is None or theirs is None or embeddings is None:
+        of_known, of_unknown = metrics.energy(evaluation.logits), metrics.energy(answers)
+    else:
+        of_known = score.scores(evaluation.logits, embeddings.numpy())
+        of_unknown = score.scores(answers, theirs.numpy())
+    probs = metrics.softmax(answers.astype(np.float64) / evaluation.temperature)
+    figures = OodFigures(
+        data=other.data,
+        names=unknown.names,
+        known=of_known,
+        unknown=of_unknown,
+        score="energy" if score is None else prediction.SCORE,
+        threshold=None if score is None else score.threshold,
+        taken_for=tuple(own[label] for label in answers.argmax(axis=1)),
+        confidence=probs.max(axis=1),
+    )
+    return dataclasses.replace(evaluation, ood=figures)

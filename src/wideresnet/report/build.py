@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from wideresnet.evaluation import Evaluation
+from wideresnet.evaluation.unknown import SCORES
 from wideresnet.report import figures
 
 # What a page shows at most, to stay below 2 MB; all the figures are in metrics.csv and --json.
@@ -81,6 +82,7 @@ class Subject:
     search: Search | None = None
     boxes: BoxFigures | None = None
     pictures: Callable[[int], np.ndarray] | None = None  # index in the evaluated split → [H, W, 3] uint8
+    ood_pictures: Callable[[int], np.ndarray] | None = None  # index in the unknown ones → [H, W, 3] uint8
     corrupted: Sequence[Shown] = ()  # one picture, clean and in each corruption
     history: Sequence[figures.Row] = ()  # the rows of metrics.csv
     class_names: Sequence[str] = ()  # for `splits`; left out, the evaluation's
@@ -182,6 +184,9 @@ def _evaluated(subject: Subject) -> dict[str, Any]:
         "classes": hardest,
         "matrix": _matrix(evaluation) if evaluation.num_classes > 1 else None,
         "reliability": figures.reliability(evaluation.reliability, None if raw is None else raw.reliability),
+        "unknown_scores": None if evaluation.ood is None else figures.unknown_scores(evaluation.ood),
+        "unnoticed": [] if evaluation.ood is None else evaluation.ood.most_known(DIFFERING),
+        "score_in_words": None if evaluation.ood is None else SCORES[evaluation.ood.score],
         "corruption_curve": None
         if evaluation.corruptions is None
         else figures.corruption_curve(evaluation.corruptions),

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from wideresnet.corruptions import CorruptionFigures
-from wideresnet.evaluation import Abstaining
+from wideresnet.evaluation import Abstaining, OodFigures
 from wideresnet.metrics import ReliabilityBins, RiskCoverage, TwoClasses
 
 # A row of metrics.csv: as numbers, or as csv.DictReader gives it (text, and "" for what was not measured).
@@ -64,6 +64,29 @@ def corruption_curve(found: CorruptionFigures) -> str:
     axes.yaxis.set_major_formatter(_percent(decimals=0))
     _legend(axes, columns=4)
     return _svg(figure, "Accuracy on corrupted pictures against the severity, by group of corruptions")
+
+
+def unknown_scores(found: OodFigures) -> str:
+    """How the scores of known and of unknown pictures are spread, and the threshold between."""
+    figure, axes = _empty(400, height=280, left=62)
+    both = np.concatenate([found.known, found.unknown])
+    low, high = np.quantile(both, [0.002, 0.998])  # a few far away would press all the others flat
+    low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+    edges = np.linspace(low, high, 41)
+    for scores, colour, label in ((found.known, _ACCENT, "known"), (found.unknown, _INK, "unknown")):
+        shares = np.histogram(scores.clip(low, high), edges)[0] / len(scores)
+        axes.stairs(shares, edges, color=colour, linewidth=2, label=label, clip_on=False)
+        axes.stairs(shares, edges, color=colour, fill=True, alpha=0.15)
+    if found.threshold is not None and low <= found.threshold <= high:
+        style: dict[str, Any] = {"color": _SOFT, "linewidth": 1, "linestyle": (0, (4, 4)), "label": "threshold"}
+        axes.axvline(found.threshold, **style)
+    axes.set(xlim=(low, high), xlabel="score: to the right, more unknown", ylabel="pictures")
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(_percent(decimals=0))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    _legend(axes, columns=3)
+    return _svg(figure, "How the scores of known and of unknown pictures are spread")
 
 
 def ap_curve(history: Sequence[Row]) -> str:
