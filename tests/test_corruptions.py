@@ -299,7 +299,7 @@ def test_snow_is_blown_flakes_over_a_whitened_picture() -> None:
     near = np.asarray(ndimage.zoom(layer[top : top + side, top : top + side], factor, order=1))
     trim = (len(near) - 32) // 2
     flakes = near[trim : trim + 32, trim : trim + 32]
-    flakes = np.uint8(255 * np.clip(np.where(flakes < least, 0, flakes), 0, 1)).astype(np.float32)
+    flakes = (255 * np.clip(np.where(flakes < least, 0, flakes), 0, 1)).astype(np.uint8).astype(np.float32)
     blown = np.floor(blur.moved(flakes[None, :, :, None], radius, sigma, [angle])[0] + 1e-3) / 255
     x = NOISE[0] / 255
     grey = (x @ [0.299, 0.587, 0.114])[..., None]

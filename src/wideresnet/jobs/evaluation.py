@@ -105,10 +105,11 @@ def evaluate(
             evaluation, pictures, computed_by, card.preprocess, at_most=corruption_pictures, watch=watch
         )
     if report_file is not None:
-        with_tta = [] if tta == "none" else ["--tta", tta]
+        given = [] if tta == "none" else ["--tta", tta]
+        given += corrupting.words(corruptions, corruption_pictures)
         subject = report.Subject(
             title=f"{listing.name}: {networks.arch_name(card.architecture)}",
-            command=command or shlex.join(["wrn", "evaluate", str(model), str(data), *with_tta]),
+            command=command or shlex.join(["wrn", "evaluate", str(model), str(data), *given]),
             facts=[
                 ("Model", str(model)),
                 ("Network", networks.arch_name(card.architecture)),
