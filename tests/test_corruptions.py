@@ -299,7 +299,7 @@ def test_snow_is_blown_flakes_over_a_whitened_picture() -> None:
     near = np.asarray(ndimage.zoom(layer[top : top + side, top : top + side], factor, order=1))
     trim = (len(near) - 32) // 2
     flakes = near[trim : trim + 32, trim : trim + 32]
-    flakes = np.uint8(255 * np.clip(np.where(flakes < least, 0, flakes), 0, 1)).astype(np.float32)
+    flakes = (255 * np.clip(np.where(flakes < least, 0, flakes), 0, 1)).astype(np.uint8).astype(np.float32)
     blown = np.floor(blur.moved(flakes[None, :, :, None], radius, sigma, [angle])[0] + 1e-3) / 255
     x = NOISE[0] / 255
     grey = (x @ [0.299, 0.587, 0.114])[..., None]
@@ -429,7 +429,7 @@ def test_the_sentence_names_the_weakest_or_says_that_there_is_none() -> None:
     right[2, 4, 2:] = False
     expected = "Loses most under impulse noise: 90.0 % → 44.0 % over all severities, 20.0 % at the strongest."
     assert figures(right, np.arange(10) < 9).sentence == expected
-    assert figures(np.ones((2, 5, 4), bool), np.ones(4, bool)).sentence.startswith("No corruption costs it anything")
+    assert figures(np.ones((2, 5, 4), bool), np.ones(4, bool)).sentence.startswith("No corruption makes it worse")
 
 
 def test_the_interval_of_the_mean_covers_as_often_as_it_says() -> None:

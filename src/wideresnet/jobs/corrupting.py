@@ -33,6 +33,14 @@ def check(at_most: int | None) -> None:
         raise UsageError(f"--corruption-pictures {at_most}: expected a whole number from 1, or all")
 
 
+def words(wanted: bool, at_most: int | None) -> list[str]:
+    """The options that ask for this on the command line."""
+    if not wanted:
+        return []
+    given = [] if at_most == AT_MOST else ["--corruption-pictures", "all" if at_most is None else str(at_most)]
+    return ["--corruptions", *given]
+
+
 def judged(
     evaluation: Evaluation,
     pictures: Pictures,
