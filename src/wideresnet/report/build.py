@@ -165,8 +165,9 @@ def _evaluated(subject: Subject) -> dict[str, Any]:
     classes = list(zip(names, evaluation.per_class, evaluation.recall_intervals, strict=True))
     hardest = sorted(classes, key=lambda row: 2.0 if row[1].recall is None else row[1].recall)
     predicted, confidence = evaluation.predicted, evaluation.confidence
-    raw = evaluation.raw if evaluation.temperature != 1 else None
+    raw = evaluation.raw
     other = None if evaluation.against is None else evaluation.against.predicted
+    curve, abstaining = evaluation.risk_coverage, evaluation.abstaining
     two, errs = evaluation.two_classes, evaluation.correct < evaluation.num_images
     return {
         "evaluation": evaluation,
@@ -179,8 +180,10 @@ def _evaluated(subject: Subject) -> dict[str, Any]:
         "roc": two and figures.roc(two),
         "precision_recall": two and figures.precision_against_recall(two.recall, two.precision, "the class looked for"),
         "raw": raw,
-        "risk_coverage": figures.risk_coverage(evaluation.risk_coverage, evaluation.abstaining) if errs else None,
-        "abstaining": evaluation.abstaining,
+        "risk_coverage": figures.risk_coverage(curve, abstaining) if errs or abstaining else None,
+        "abstaining": abstaining,
+        "aurc": curve.area,
+        "averages": evaluation.averages,
         "classes": hardest,
         "matrix": _matrix(evaluation) if evaluation.num_classes > 1 else None,
         "reliability": figures.reliability(evaluation.reliability, None if raw is None else raw.reliability),
