@@ -18,15 +18,19 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.metrics import roc_auc_score, roc_curve
+from test_processes import WRN, torchrun
 
 import wideresnet as wrn
 from wideresnet import classification, metrics, prediction
+from wideresnet import data as data_room
 from wideresnet.checkpoint import ModelFile, load_model, save_model
 from wideresnet.cli import run
 from wideresnet.data import Pictures, Stream
 from wideresnet.engines import Engine
 from wideresnet.errors import DataError, ModelFileError
 from wideresnet.evaluation import OodFigures
+from wideresnet.jobs.unknown import FIT_ON
+from wideresnet.jobs.evaluation import parts_of_training
 from wideresnet.metrics.unknown import across
 
 QUICK: dict[str, Any] = {"arch": "wrn_10_1", "epochs": 3, "watch": wrn.Watch()}
@@ -349,6 +353,43 @@ def test_without_a_val_part_the_threshold_is_of_test_which_is_said(tmp_path: Pat
     wrn.train("digits", recipe="paper", out=tmp_path / "run", **{**QUICK, "epochs": 1, "watch": watch})
     assert load_model(tmp_path / "run").card.unknown["split"] == "test"
     assert any("what counts as unknown is measured on test" in line for line in lines)
+
+
+def test_processes_together_fit_what_one_does(tmp_path: Path) -> None:
+    words = ("--arch", "wrn_10_1", "--epochs", "1", "--out", str(tmp_path / "run"))
+    (done,) = torchrun(2, *WRN, "train", "digits", *words)
+    assert done.returncode == 0, done.stderr
+    file = load_model(tmp_path / "run")
+    told, score = file.card.unknown, prediction.unknown_score(file)
+    assert score is not None
+    assert (told["split"], told["num_images"]) == ("val", 179)
+    engine = wrn.load(tmp_path / "run").engine
+    listing = data_room.read("digits")
+    loaded = data_room.load(listing, file.card.preprocess)
+    fingerprint = data_room.fingerprint(listing.class_names, loaded.parts)
+    parts, _ = parts_of_training(loaded.parts, fingerprint, file.card)
+    train = classification.embeddings_of_some(parts["train"], engine, FIT_ON, file.card.trained["seed"])
+    logits, embeddings = classification.embed(parts["val"], engine)
+    assert embeddings is not None
+    alone = metrics.fit_unknown(train.numpy(), logits.numpy(), embeddings.numpy())
+    assert score.weight == pytest.approx(alone.weight, rel=1e-4)
+    assert np.allclose(score.quantiles, alone.quantiles, atol=1e-3)
+
+
+def test_pictures_that_are_decoded_anew_each_time_are_fitted_on_as_those_in_memory(tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    for name, mean in (("dark", 60), ("light", 190)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(150):
+            pixels = draws.normal(mean, 30, (8, 8, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
+    told = []
+    caches: tuple[data_room.Cache, ...] = ("memory", "off")
+    for cache in caches:
+        wrn.train(tmp_path / "data", out=tmp_path / cache, size=8, cache=cache, **{**QUICK, "epochs": 1})
+        told.append(load_model(tmp_path / cache).card.unknown)
+    assert told[0] == told[1]
+    assert told[0]["num_images"] == 30
 
 
 def test_the_candidates_of_the_benchmark_compute_what_they_are_named_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,13 +63,15 @@ class OodFigures:
     @property
     def sentence(self) -> str:
         if self.called_unknown is None:
-            passing = f"where 95 % of its own pictures pass, so do {100 * self.fpr95:.1f} % of these"
+            passing = (
+                f"where 95\N{NARROW NO-BREAK SPACE}% of its own pictures pass, so do {_percent(self.fpr95)} of these"
+            )
             return f"The model has no threshold for unknown pictures; {passing}."
         own, other = self.called_unknown
-        noticed = f"It notices {100 * other:.1f} % of these pictures as unknown"
+        noticed = f"It notices {_percent(other)} of these pictures as unknown"
         if self.auroc <= 0.6:
-            return f"{noticed}, and {100 * own:.1f} % of its own: it can hardly tell them apart."
-        return f"{noticed}, and takes {100 * own:.1f} % of its own for unknown ones."
+            return f"{noticed}, and {_percent(own)} of its own: it can hardly tell them apart."
+        return f"{noticed}, and takes {_percent(own)} of its own for unknown ones."
 
     def figures(self) -> dict[str, Any]:
         own, other = self.called_unknown or (None, None)
@@ -84,3 +86,7 @@ class OodFigures:
             "known_called_unknown": own,
             "sentence": self.sentence,
         }
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}\N{NARROW NO-BREAK SPACE}%"
