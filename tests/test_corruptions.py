@@ -21,7 +21,7 @@ from test_jobs import QUICK, shapes
 from torch import Tensor
 
 import wideresnet as wrn
-from wideresnet import engines, runtime
+from wideresnet import engines, kernels, runtime
 from wideresnet.cli import run as cli
 from wideresnet.corruptions import (
     CORRUPTIONS,
@@ -461,7 +461,8 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def judged(trained: tuple[Path, Path], **options: Any) -> wrn.Evaluation:
     data, folder = trained
-    return wrn.evaluate(folder, data, **{"corruptions": True, "watch": runtime.QUIET, **options})
+    with runtime.threads(1), kernels.threads(1):  # on a busy machine two wait for each other longer than they compute
+        return wrn.evaluate(folder, data, **{"corruptions": True, "watch": runtime.QUIET, **options})
 
 
 def test_evaluation_counts_what_the_network_says_to_corrupted_pictures(trained: tuple[Path, Path]) -> None:
