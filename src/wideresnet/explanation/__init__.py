@@ -43,7 +43,7 @@ class Explanation:
     image: npt.NDArray[np.uint8]  # [H, W, 3]
     prediction: Prediction
     class_name: str  # that is explained
-    maps: Mapping[str, Map]  # "heat" of the last map, "finer" of stage 2 (our networks alone), "check"
+    maps: Mapping[str, Map]  # "heat" of the last map, "finer" with stage 2 (of our networks), "check"
     check_method: Check
     placement: Placement
     seen: Box  # left, top, right, bottom in pixels of `image`

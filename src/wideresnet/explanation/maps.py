@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from wideresnet import networks, runtime
 from wideresnet.explanation.places import Floats, Grid, Layer, Map
+from wideresnet.preprocess import Placement
 
 STEPS = 32  # of the path of integrated gradients, at the points of Gauss and Legendre
 CELLS = 8  # a side of the maps of occlusion and of integrated gradients as shown
@@ -36,6 +37,17 @@ def hires_cam(network: nn.Module, x: Tensor, classes: Tensor, layers: Sequence[L
     """The same without the mean over cells: max(0, Σ_k ∂score/∂A_k · A_k). Source: Draelos & Carin 2020, section 4. At
     the end of our backbone it is Grad-CAM."""
     return _maps(network, x, classes, layers, lambda a, d: (d * a).sum(1))
+
+
+def finer(heat: Map, fine: Map) -> Map:
+    """`fine`, of an earlier layer, where `heat` is warm: their product, cell by cell of `fine`.
+
+    Alone, the maps of stage 2 hardly know the class (docs/decisions.md, "explanations"); so do Selvaraju et al. 2017
+    (section 3.2) multiply Grad-CAM into what is finer than it.
+    """
+    grid, (rows, columns) = fine.grid, fine.heat.shape
+    cells = Placement(grid.scale, grid.scale, grid.offset, grid.offset)
+    return Map(fine.heat * heat.on_picture(cells, rows, columns), grid)
 
 
 def _maps(

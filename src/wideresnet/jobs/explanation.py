@@ -25,7 +25,7 @@ from wideresnet.jobs.evaluation import check_report
 from wideresnet.jobs.finding import empty_folder, file_name
 from wideresnet.jobs.neighbours import Reference, reference
 from wideresnet.jobs.prediction import expand
-from wideresnet.prediction import Many, Picture, Predictor, as_image
+from wideresnet.prediction import Many, Picture, Prediction, Predictor, as_image
 from wideresnet.preprocess import Placement
 from wideresnet.reading import Reading
 
@@ -238,38 +238,49 @@ class _Explainer:
         """Of each picture, uint8 [H, W, 3], or why there is none: its logits are not finite."""
         if not images:
             return []
-        card = self.predictor.card
-        preprocess = card.preprocess
-        resized = torch.stack([preprocess.resize(image) for image in images])
+        resized = torch.stack([self.predictor.card.preprocess.resize(image) for image in images])
         logits, embeddings = self.predictor.embed(resized)
+        found: list[Explanation | str] = ["the network's answer to it is not finite"] * len(images)
+        rows = logits.isfinite().all(1).nonzero()[:, 0]
+        if not len(rows):
+            return found
+        resized, logits, embeddings = resized[rows], logits[rows], embeddings[rows]
         classes = logits.argmax(1) if self.label is None else torch.full((len(logits),), self.label)
         every = self._maps(resized, classes)
         shares = self._covered(resized, classes, logits, [one["heat"] for one in every])
-        predictions, found = self.predictor.answers(logits), list[Explanation | str]()
-        for i, image in enumerate(images):
-            finite = bool(logits[i].isfinite().all()) and all(np.isfinite(one.heat).all() for one in every[i].values())
-            if not finite:
-                found.append("the network's answer to it is not finite")
-                continue
-            own, (height, width) = digest_of(image), image.shape[:2]
-            near = self.reference and self.reference.nearest(embeddings[i], own, self.num_neighbours, self.predictor)
-            found.append(
-                Explanation(
-                    name=names[i],
-                    image=image,
-                    prediction=predictions[i],
-                    class_name=card.class_names[int(classes[i])],
-                    maps=every[i],
-                    check_method=self.check,
-                    placement=preprocess.placement(height, width),
-                    seen=places.seen(preprocess, height, width),
-                    agreement=self._agreement(every[i]),
-                    covered=shares[i],
-                    neighbours=near or (),
-                    trained_on=None if self.seen is None else own[:8] in self.seen,
+        predictions = self.predictor.answers(logits, embeddings)
+        for number, i in enumerate(rows.tolist()):
+            if all(np.isfinite(one.heat).all() for one in every[number].values()):
+                found[i] = self._one(
+                    names[i], images[i], predictions[number], every[number], (shares[number], embeddings[number])
                 )
-            )
         return found
+
+    def _one(
+        self,
+        name: str,
+        image: npt.NDArray[np.uint8],
+        prediction: Prediction,
+        of_one: dict[str, Map],
+        rest: tuple[tuple[float, float, float], Tensor],
+    ) -> Explanation:
+        card, (covered, embedding) = self.predictor.card, rest
+        own, (height, width) = digest_of(image), image.shape[:2]
+        near = self.reference and self.reference.nearest(embedding, own, self.num_neighbours, self.predictor)
+        return Explanation(
+            name=name,
+            image=image,
+            prediction=prediction,
+            class_name=prediction.label if self.label is None else card.class_names[self.label],
+            maps=of_one,
+            check_method=self.check,
+            placement=card.preprocess.placement(height, width),
+            seen=places.seen(card.preprocess, height, width),
+            agreement=self._agreement(of_one),
+            covered=covered,
+            neighbours=near or (),
+            trained_on=None if self.seen is None else own[:8] in self.seen,
+        )
 
     def facts(self) -> list[tuple[str, str]]:
         card, last = self.predictor.card, self.layers[0]
@@ -286,16 +297,17 @@ class _Explainer:
         predictor = self.predictor
         preprocess, device = predictor.card.preprocess, predictor.device
         x, labels = preprocess.normalise(resized.to(device)), classes.to(device)
-        heats = maps.grad_cam(predictor.model, x, labels, self.layers)
+        last, *earlier = self.layers
+        heats = [{"heat": one[0]} for one in maps.grad_cam(predictor.model, x, labels, [last])]
+        for layer in earlier:
+            for kept, one in zip(heats, maps.hires_cam(predictor.model, x, labels, [layer]), strict=True):
+                kept["finer"] = maps.finer(kept["heat"], one[0])
         if self.check == "occlusion":
             fill, border = preprocess.mean_colour, preprocess.border
             checks = maps.occlusion(predictor.engine.compute, resized, classes, fill, border=border)
         else:
             checks = maps.in_cells(maps.integrated_gradients(predictor.model, x, labels))
-        return [
-            dict(zip(("heat", "finer"), each, strict=False)) | {"check": check}
-            for each, check in zip(heats, checks, strict=True)
-        ]
+        return [{**each, "check": check} for each, check in zip(heats, checks, strict=True)]
 
     def _covered(
         self, resized: Tensor, classes: Tensor, logits: Tensor, heats: Sequence[Map]

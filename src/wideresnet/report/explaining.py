@@ -24,7 +24,7 @@ _SURE, _UNSURE = 0.5, 0.2  # agreement from which the check confirms the heat, a
 
 _CAPTIONS = {
     "heat": ("Where it looked", "warm: what speaks most for {0}"),
-    "finer": ("The same, finer", "an earlier layer: more places, less meaning"),
+    "finer": ("The same, finer", "with what an earlier layer saw there"),
     "occlusion": ("Check: covered up", "warm: covered, {0} becomes less likely"),
     "integrated-gradients": ("Check: integrated gradients", "warm: these pixels add most to {0}"),
 }
@@ -125,20 +125,20 @@ def _top(prediction: Prediction, class_name: str) -> list[tuple[str, float]]:
     return ranked[:5] + [item for item in ranked[5:] if item[0] == class_name]
 
 
-def _panels(e: Explanation, side: int) -> list[tuple[Array, str, str]]:
-    shape = _shape(e.image, side)
+def _panels(e: Explanation, side: int, least: int = _LEAST) -> list[tuple[Array, str, str]]:
+    shape = _shape(e.image, side, least)
     kinds = ["heat", *(["finer"] if "finer" in e.maps else []), "check"]
     texts = [_CAPTIONS[e.check_method if kind == "check" else kind] for kind in kinds]
     heats = [(overlay(e, kind, shape), *text) for kind, text in zip(kinds, texts, strict=True)]
     return [(_striped(_resized(e.image, shape).astype(np.float32), e), "The picture", ""), *heats]
 
 
-def _shape(image: Array, side: int) -> tuple[int, int]:
-    """Rows and columns as shown; of a small picture each pixel becomes a square of several."""
+def _shape(image: Array, side: int, least: int) -> tuple[int, int]:
+    """Rows and columns as shown; of a picture smaller than `least` each pixel becomes a square of several."""
     height, width = image.shape[:2]
     longer = max(height, width)
-    if longer < _LEAST:
-        return height * -(-_LEAST // longer), width * -(-_LEAST // longer)
+    if longer < least:
+        return height * -(-least // longer), width * -(-least // longer)
     share = min(1.0, side / longer)
     return max(1, round(height * share)), max(1, round(width * share))
 
@@ -185,7 +185,7 @@ _PANEL, _GAP, _ROW = 300, 20, 24  # pixels
 
 def sheet(e: Explanation) -> Array:
     """All of one explanation as a picture, on paper: uint8 [h, w, 3]."""
-    panels = _panels(e, _PANEL)
+    panels = _panels(e, _PANEL, _PANEL)
     wide = max(_PANEL, panels[0][0].shape[1])
     high = max(image.shape[0] for image, _, _ in panels)
     width = len(panels) * (wide + _GAP) + _GAP
@@ -241,7 +241,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """On one line, its end left out if it is wider than `width`."""
-    text = "".join(sign if sign.isprintable() else "?" for sign in text)
+    text = "".join(sign if sign.isprintable() or sign == "\N{NARROW NO-BREAK SPACE}" else "?" for sign in text)
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
