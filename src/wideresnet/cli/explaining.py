@@ -149,6 +149,8 @@ def _fields(one: "Explained") -> dict[str, Any]:
         "label": e.prediction.label,
         "confidence": e.prediction.confidence,
         "probs": e.prediction.probs,
+        "unknown_score": e.prediction.unknown_score,
+        "is_unknown": e.prediction.is_unknown,
         "class": e.class_name,
         "has_heat": e.has_heat,
         "warmest": {"x": x, "y": y} if e.has_heat else None,

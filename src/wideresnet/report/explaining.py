@@ -87,7 +87,7 @@ def shown(e: Explanation, side: int = _SIDE) -> Shown:
 def said(e: Explanation) -> tuple[list[str], list[str]]:
     """In plain words: what is known, and what should make one careful."""
     before, warmest, coldest = e.covered
-    facts, warnings = _unknown(e.prediction), list[str]()
+    facts, warnings = _unknown(e.prediction)
     if not e.has_heat:
         warnings.append(f"Nothing in the last map speaks for {e.class_name}: there is no heat to be shown.")
     else:
@@ -115,9 +115,16 @@ def said(e: Explanation) -> tuple[list[str], list[str]]:
     return facts, warnings
 
 
-def _unknown(_: Prediction) -> list[str]:
-    """How unlike anything known the picture is, where the model says so."""
-    return []
+def _unknown(prediction: Prediction) -> tuple[list[str], list[str]]:
+    """How unlike the pictures of training it is, where the model knows; to be known, or to make one careful."""
+    share = prediction.unknown_score
+    if share is None:
+        return [], []
+    if prediction.is_unknown:
+        less = f"of held-out pictures of its own kind {percent(share, 0)} look less unlike them"
+        return [], [f"It is unlike what the model was trained on ({less}): its answer is a guess."]
+    as_unlike = f"of held-out pictures of its own kind {percent(1 - share, 0)} look at least as unlike them"
+    return [f"It is like what the model was trained on ({as_unlike})."], []
 
 
 def _top(prediction: Prediction, class_name: str) -> list[tuple[str, float]]:
