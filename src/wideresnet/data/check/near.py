@@ -19,9 +19,9 @@ from wideresnet.data.check.looks import SIDE
 CANDIDATE = 0.93  # cosine of two descriptors from which a pair is looked at
 WINDOW_CANDIDATE = 0.89  # the same of a window of one and the other
 COARSE = 0.89  # correlation of the softened pixels, on 16×16, as they lie
-LIKE, DETAIL = 0.93, 0.70  # correlation of the pixels, and of what is finer than 5 of them, where they lie as they are
+LIKE, DETAIL = 0.93, 0.68  # correlation of the pixels, and of what is finer than 5 of them, where they lie as they are
 LAID_COARSE = 0.95  # of the grey values on 16×16, once one is moved for it
-LAID_LIKE, LAID_DETAIL = 0.97, 0.85  # what can be moved fits more by chance
+LAID_LIKE, LAID_DETAIL = 0.97, 0.80  # what can be moved fits more by chance
 _MOST = 16  # candidates of a picture in a block: where all pictures are alike, the likest
 _BLOCK = 2048  # pictures compared with as many others by one core: 100 MB
 _AT_ONCE = 1024  # pairs laid over each other at once
@@ -212,7 +212,10 @@ def _correlations(a: Tensor, b: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]
 
     def detail(images: Tensor) -> Tensor:
         gray = _gray(images)
-        return gray - F.avg_pool2d(gray, 5, 1, 2, count_include_pad=False)
+        fine = gray - F.avg_pool2d(gray, 5, 1, 2, count_include_pad=False)
+        # An edge weighs no more than what else there is: two drawings of one thing share their edges and no more.
+        most = 2 * fine.abs().flatten(1).median(1).values.view(-1, 1, 1, 1)
+        return fine.clamp(-most, most)
 
     return _correlation(a, b, inside), _correlation(detail(a), detail(b), inside)
 
