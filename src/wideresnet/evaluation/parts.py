@@ -68,7 +68,7 @@ class Comparison:
     @property
     def sentence(self) -> str:
         points, (low, high) = 100 * self.difference, (100 * end for end in self.interval)
-        sure = f"{points:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, p = {self.p:.2g}"
+        sure = f"{points:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, p = {self.p:.2g}"
         knew = [f"{model} was trained on {seen:,} of these pictures" for model, seen in self._trained_on]
         but = f"; but {', and '.join(knew)}, so that it is no fair comparison" if knew else ""
         if self.p >= 0.05:

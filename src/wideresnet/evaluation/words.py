@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from wideresnet.evaluation import Evaluation
 
 _FEW = 5  # pictures of a class or a group, below which its share tells next to nothing
-_SURE = "95\N{NARROW NO-BREAK SPACE}%"
+_SURE = "95 %"
 _AS_SURE = 0.02  # how far mean confidence may be from the accuracy and still be called right
 _TELLING = 0.05  # where the accuracy is not known to within so much, nor is whether confidence is right
 
@@ -75,8 +75,8 @@ def _weak(e: "Evaluation") -> str:
 
 
 def _whole(share: float) -> str:
-    return f"{100 * share:.0f}\N{NARROW NO-BREAK SPACE}%"
+    return f"{100 * share:.0f} %"
 
 
 def _percent(e: "Evaluation", share: float) -> str:
-    return f"{100 * share:.{2 if e.num_images >= 2000 else 1}f}\N{NARROW NO-BREAK SPACE}%"
+    return f"{100 * share:.{2 if e.num_images >= 2000 else 1}f} %"
