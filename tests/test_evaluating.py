@@ -61,7 +61,7 @@ def test_two_models_are_judged_on_the_same_pictures_each_as_it_sees_them(two_run
     page = Page(report.read_text(encoding="utf-8"))
     assert "against" in page.sections()
     assert found.comparison is not None
-    assert found.comparison.sentence in page.text
+    assert found.comparison.sentence in page.text.replace("\u202f", " ").replace("\xa0", " ")
 
 
 def test_a_model_whose_classes_stand_in_another_order_is_no_other_model(two_runs: Runs, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def risk_coverage(curve: RiskCoverage, chosen: Abstaining | None) -> str:
     axes.set(xlim=(0, 1), ylim=(0, max(1.1 * most, 0.01)), xlabel="pictures answered", ylabel="wrong answers")
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(_percent(decimals=0))
-    axes.yaxis.set_major_formatter(_percent(decimals=0 if most > 0.05 else 1))
+    axes.yaxis.set_major_formatter(_percent(decimals=0 if most > 0.25 else 1))
     return _svg(figure, "Wrong answers against pictures answered, the surest first")
 
 
