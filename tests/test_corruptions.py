@@ -472,7 +472,7 @@ def test_evaluation_counts_what_the_network_says_to_corrupted_pictures(trained: 
     assert found.num_images == found.of == 30
     plain = wrn.evaluate(trained[1], trained[0], watch=runtime.QUIET)
     assert plain.corruptions is None
-    assert "corruptions" not in plain.figures()
+    assert plain.figures().get("corruptions") is None
     assert found.clean_accuracy == plain.accuracy
     # By hand: one cell, picture by picture, through the public door.
     predictor = wrn.load(trained[1])
