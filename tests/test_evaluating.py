@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_jobs import QUICK, shapes
 from test_report import Page
 
@@ -27,8 +28,10 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     base = tmp_path_factory.mktemp("shapes")
     data = shapes(base / "shapes", {"disc": 90, "bar": 90})
     good = wrn.train(data, out=base / "good", **{**QUICK, "epochs": 10})
-    options = {**QUICK, "arch": "wrn_10_2", "epochs": 1, "seed": 5, "size": 16}
-    return data, good, wrn.train(data, out=base / "poor", **options)
+    options = {**QUICK, "arch": "wrn_10_2", "epochs": 1, "seed": 5, "size": 16, "lr": 1e-4}
+    poor = wrn.train(data, out=base / "poor", **options)
+    assert good.evaluation.accuracy > 0.9 > poor.evaluation.accuracy, poor.evaluation.accuracy
+    return data, good, poor
 
 
 def reordered(run: wrn.Run, file: Path, class_names: tuple[str, ...]) -> Path:
@@ -53,6 +56,7 @@ def test_two_models_are_judged_on_the_same_pictures_each_as_it_sees_them(two_run
     assert found.accuracy == good.evaluation.accuracy
     told = found.figures()["against"]
     assert told["model"] == str(poor.folder)
+    assert told["only_this"], "the one is better"
     assert len(told["only_this"]) - len(told["only_other"]) == round(told["difference"] * found.num_images)
     page = Page(report.read_text(encoding="utf-8"))
     assert "against" in page.sections()
@@ -152,8 +156,12 @@ def test_groups_of_a_table_are_told_apart(two_runs: Runs, tmp_path: Path, capsys
     table.write_text("\n".join(["image,label,group", *rows]), encoding="utf-8")
     report = tmp_path / "r.html"
     found = wrn.evaluate(good.folder, table, split="all", group_column="group", report_file=report, watch=runtime.QUIET)
-    assert {row.group for row in found.per_group} == {"odd", "even"}
-    assert sum(row.correct for row in found.per_group) == found.correct
+    of = {path.as_posix(): "even" if i % 2 else "odd" for i, path in enumerate(sorted(data.rglob("*.png")))}
+    right = {name: said == label for name, said, label in zip(found.names, found.predicted, found.labels, strict=True)}
+    for row in found.per_group:
+        own = [right[name] for name in found.names if of[(data / name).as_posix()] == row.group]
+        assert (row.count, row.correct) == (len(own), sum(own)), row
+    assert len(found.per_group) == 2
     assert "groups" in Page(report.read_text(encoding="utf-8")).sections()
     capsys.readouterr()
     assert cli.run(["evaluate", str(good.folder), str(table), "--split", "all", "--group-column", "group"]) == 0
@@ -185,6 +193,7 @@ def test_the_command_compares_renames_and_abstains(
     out = capsys.readouterr().out
     assert f"against    {other}" in out
     assert "abstaining answers" in out
+    assert "on val this took for at most 50.00 %" in out
     assert "ROC AUC" in out  # two classes
     for wrong in ("round", "=disc", "round="):
         assert cli.run(["evaluate", str(good.folder), str(data), "--map", wrong]) == 2
@@ -202,3 +211,124 @@ def test_answers_that_are_no_numbers_are_refused_and_name_the_first_picture(two_
         ModelFileError, match=r"huge.safetensors: its answers to [\d,]+ of [\d,]+ pictures are not finite"
     ):
         wrn.evaluate(tmp_path / "huge.safetensors", data, watch=runtime.QUIET)
+
+
+def test_a_picture_of_one_pixel_a_class_of_one_and_one_class_alone_have_their_figures(
+    two_runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, good, _ = two_runs
+    (tmp_path / "odd" / "disc").mkdir(parents=True)
+    Image.new("RGB", (1, 1), (9, 9, 9)).save(tmp_path / "odd" / "disc" / "one-pixel.png")
+    found = wrn.evaluate(good.folder, tmp_path / "odd", report_file=tmp_path / "r.html", watch=runtime.QUIET)
+    assert (found.num_images, found.figures()["classes"][0]["count"]) == (1, 0)
+    (tmp_path / "odd" / "bar").mkdir()
+    for i in range(5):
+        shutil.copy(data / "bar" / f"{i}.png", tmp_path / "odd" / "bar")
+    assert cli.run(["evaluate", str(good.folder), str(tmp_path / "odd"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["count"] for row in told["classes"]] == [5, 1]
+    assert "NaN" not in json.dumps(told)
+    (tmp_path / "empty" / "bar").mkdir(parents=True)
+    assert cli.run(["evaluate", str(good.folder), str(tmp_path / "empty")]) == 2
+    assert capsys.readouterr().err.count("\n") <= 2
+
+
+def test_a_map_for_the_data_leaves_a_model_beside_itself_equal(two_runs: Runs, tmp_path: Path) -> None:
+    data, good, _ = two_runs
+    swapped = tmp_path / "swapped"
+    for name, other in (("disc", "bar"), ("bar", "disc")):
+        shutil.copytree(data / name, swapped / other)
+    for class_map in ({"disc": "bar", "bar": "disc"}, {"disc": "bar"}):
+        found = wrn.evaluate(good.folder, swapped, class_map=class_map, against=good.folder, watch=runtime.QUIET)
+        assert found.figures()["against"]["p"] == 1
+        assert found.figures()["against"]["difference"] == 0
+
+
+def test_a_map_does_not_move_pictures_between_the_parts_of_training(two_runs: Runs) -> None:
+    data, good, _ = two_runs
+    plain = wrn.evaluate(good.folder, data, watch=runtime.QUIET)
+    mapped = wrn.evaluate(good.folder, data, class_map={"disc": "bar"}, watch=runtime.QUIET)
+    assert mapped.names == plain.names
+    assert mapped.seen == 0
+
+
+def test_pictures_of_training_and_those_it_chose_by_promise_nothing_for_others(two_runs: Runs) -> None:
+    data, good, poor = two_runs
+    lines = list[str]()
+    train = wrn.evaluate(good.folder, data, split="train", watch=runtime.QUIET)
+    assert train.seen == train.num_images
+    assert "It was trained on these pictures: on others expect less" in train.summary[1]
+    val = wrn.evaluate(good.folder, data, split="val", watch=runtime.Watch(line=lines.append))
+    assert "Training chose by these very pictures" in val.summary[1]
+    assert any("training chose by these pictures" in line for line in lines)
+    test = wrn.evaluate(good.folder, data, against=poor.folder, watch=runtime.QUIET)
+    assert "On other pictures of the same kind expect" in test.summary[1]
+    assert test.against is not None
+    assert test.against.seen > 0, "another seed, another split"
+    assert (
+        f"was trained on {test.against.seen} of these pictures, so that it is no fair"
+        in test.figures()["against"]["sentence"]
+    )
+
+
+def test_answers_averaged_over_views_have_no_figures_of_before_the_temperature(two_runs: Runs, tmp_path: Path) -> None:
+    data, good, _ = two_runs
+    found = load_model(good.folder)
+    cooled = dataclasses.replace(found.card, temperature=0.5)
+    save_model(model := tmp_path / "m.safetensors", found.model.state_dict(), cooled, found.extra)
+    assert wrn.evaluate(model, data, watch=runtime.QUIET).figures()["uncalibrated"] is not None
+    assert wrn.evaluate(model, data, tta="flip", watch=runtime.QUIET).figures()["uncalibrated"] is None
+
+
+def test_names_of_groups_stay_out_of_the_model_file(two_runs: Runs, tmp_path: Path) -> None:
+    data, _, _ = two_runs
+    rows = [f"{path},{path.parent.name},patient-{i}-SECRET" for i, path in enumerate(sorted(data.rglob("*.png")))]
+    (tmp_path / "t.csv").write_text("\n".join(["image,label,group", *rows]), encoding="utf-8")
+    run = wrn.train(tmp_path / "t.csv", out=tmp_path / "run", group_column="group", **{**QUICK, "epochs": 1})
+    assert run.evaluation.per_group
+    assert b"SECRET" not in (run.folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"val/confidence": torch.tensor([0.5])},
+        {"val/confidence": torch.tensor([0.5]), "val/correct": torch.tensor([True, False])},
+        {"val/confidence": torch.empty(0), "val/correct": torch.empty(0, dtype=torch.bool)},
+        {"val/confidence": torch.tensor([float("nan")]), "val/correct": torch.tensor([True])},
+        {"val/confidence": torch.tensor([0.5]), "val/correct": torch.tensor([1.0])},
+    ],
+)
+def test_answers_of_val_that_do_not_fit_are_refused(
+    two_runs: Runs, tmp_path: Path, extra: dict[str, torch.Tensor]
+) -> None:
+    found = load_model(two_runs[1].folder)
+    save_model(tmp_path / "odd.safetensors", found.model.state_dict(), found.card, extra)
+    with pytest.raises(ModelFileError, match=r"answers of val .* do not fit together"):
+        wrn.load(tmp_path / "odd.safetensors", abstain=0.1)
+
+
+def test_the_reports_command_repeats_the_evaluation(two_runs: Runs, tmp_path: Path) -> None:
+    data, good, poor = two_runs
+    wrn.evaluate(
+        good.folder, data, split="val", against=poor.folder, abstain=0.4, tta="flip", engine="torch", max_bad=None,
+        report_file=tmp_path / "r.html", watch=runtime.QUIET,
+    )  # fmt: skip
+    text = " ".join(Page((tmp_path / "r.html").read_text(encoding="utf-8")).text.split())
+    words = f"wrn evaluate {good.folder} {data} --split val --tta flip --against {poor.folder} --abstain 0.4"
+    assert words in text
+    assert "--engine torch --max-bad all" in text
+    assert "abstaining" in Page((tmp_path / "r.html").read_text(encoding="utf-8")).sections()
+
+
+def test_a_groups_name_cannot_colour_the_terminal(
+    two_runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, good, _ = two_runs
+    rows = [f"{path},{path.parent.name},\x1b[31mRED" for path in sorted(data.rglob("*.png"))]
+    (tmp_path / "t.csv").write_text("\n".join(["image,label,group", *rows]), encoding="utf-8")
+    command = ["evaluate", str(good.folder), str(tmp_path / "t.csv"), "--split", "all", "--group-column", "group"]
+    assert cli.run(command) == 0
+    out = capsys.readouterr().out
+    assert "RED" in out
+    assert "\x1b" not in out

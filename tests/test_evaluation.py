@@ -196,6 +196,8 @@ def test_the_answers_without_the_temperature_are_told_beside_those_with_it() -> 
             ["says a of every one", "weakest on b: 0 of 20 found, most often taken for a"],
         ),
         ([0] * 20, [0] * 19 + [1], ["all of which are a", "weakest on a: 19 of 20"]),
+        ([0] * 20, [0] * 20, ["all of which are a", "no mistake here"]),
+        ([0] * 10 + [1] * 10 + [2] * 3, [0] * 10 + [1] * 10 + [0] * 3, ["weakest on c: 0 of 3 found"]),
         ([0] * 15 + [1] * 5, [0] * 10 + [1] * 5 + [0] * 5, ["saying a of every one, without a look, would have 75.0"]),
         ([0], [1], ["0 of 1", "weakest on a: 0 of 1 found, most often taken for b (1×)"]),
     ],
@@ -211,7 +213,7 @@ def test_three_sentences_say_how_good_how_sure_and_where_weak(
 
 def test_confidence_far_from_the_truth_is_said_in_words() -> None:
     labels, predicted = [0, 1, 2] * 100, [0, 1, 0] * 100
-    for scale, word in ((100.0, "too sure of itself"), (0.001, "better than it thinks")):
+    for scale, word in ((100.0, "which is too much"), (0.001, "which is less than it could be")):
         found = evaluation(labels, predicted)
         found = dataclasses.replace(found, logits=found.logits * np.float32(scale))
         assert word in found.summary[1]
@@ -221,5 +223,24 @@ def test_a_group_weak_beyond_chance_is_named_and_one_that_may_be_luck_is_not() -
     labels = [0] * 200
     weak = evaluation(labels, [0] * 180 + [1] * 20, groups=("day",) * 180 + ("night",) * 20)
     assert "in group night: 0 of 20 right" in weak.summary[2]
+    assert [row.weak for row in weak.per_group] == [True, False]
     luck = evaluation(labels, [0] * 180 + [1] * 20, groups=("day", "night") * 100)
     assert "group" not in luck.summary[2]
+
+
+def test_of_many_equal_groups_hardly_ever_one_is_called_weak() -> None:
+    random, named = np.random.default_rng(0), 0
+    for _ in range(60):
+        right = random.random(2000) < 0.9
+        found = evaluation([0] * 2000, np.where(right, 0, 1).tolist(), groups=tuple(f"g{i % 100}" for i in range(2000)))
+        named += any(row.weak for row in found.per_group)
+    assert named <= 7, f"{named} of 60"  # 5 % are 3; more than 7 is less likely than 2 %
+
+
+def test_few_pictures_do_not_tell_whether_confidence_is_right() -> None:
+    for count in (1, 4, 30):
+        assert "too few pictures to tell" in evaluation([0] * count, [0] * count).summary[1] or (
+            "less than it could be" in evaluation([0] * count, [0] * count).summary[1]
+        )
+    sharp = evaluation([0, 1] * 1000, [0, 1] * 1000, 2, logits=np.eye(2, dtype=np.float32)[[0, 1] * 1000] * 9)
+    assert "which is right to within 2 points" in sharp.summary[1]

@@ -39,6 +39,7 @@ ROOMS: dict[str, set[str]] = {  # in order, front to back; the packages that eac
     "classification": {"torch"},
     "prediction": {"torch", "numpy", "PIL"},
     "evaluation": {"numpy"},
+    "explanation": {"torch", "numpy"},
     "report": {"matplotlib", "jinja2", "PIL", "numpy"},
     "detection": {"torch", "torchvision", "numpy", "PIL"},
     "hub": {"torch", "huggingface_hub"},

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest, fisher_exact, norm
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
     average_precision_score,
@@ -72,6 +73,8 @@ def test_the_interval_lies_in_0_1_holds_the_share_and_is_never_empty(case: tuple
     low, high = metrics.accuracy_interval(correct, total)
     assert 0 <= low <= correct / total <= high <= 1
     assert low < high
+    theirs = binomtest(correct, total).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
     mirrored = metrics.accuracy_interval(total - correct, total)
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
@@ -316,8 +319,8 @@ def test_mcnemars_p_is_the_sum_of_the_binomials_tails_as_unlikely_as_what_was_se
 
 def test_the_interval_of_a_difference_worked_by_hand_and_its_laws() -> None:
     a, b = 26 / 202, 11 / 202
-    half = 1.959964 * math.sqrt((a + b - (a - b) ** 2) / 202)
-    assert metrics.difference_interval(25, 10, 200) == pytest.approx((a - b - half, a - b + half), abs=1e-6)
+    half = norm.ppf(0.975) * math.sqrt((a + b - (a - b) ** 2) / 202)
+    assert metrics.difference_interval(25, 10, 200) == pytest.approx((a - b - half, a - b + half), abs=1e-9)
     low, high = metrics.difference_interval(10, 25, 200)
     assert metrics.difference_interval(25, 10, 200) == pytest.approx((-high, -low), abs=1e-12)
     low, high = metrics.difference_interval(0, 0, 1)
@@ -356,9 +359,11 @@ def test_the_threshold_for_a_risk_keeps_it_and_no_lower_one_does(seed: int, risk
 def test_the_interval_of_macro_f1_lies_in_0_1_and_is_always_the_same(case: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = case
     confusion = metrics.confusion_matrix(labels, logits.argmax(axis=1), logits.shape[1])
-    low, high = metrics.macro_f1_interval(confusion)
-    assert 0 <= low <= high <= 1
-    assert metrics.macro_f1_interval(confusion) == (low, high)
+    found = metrics.macro_f1_interval(confusion)
+    assert metrics.macro_f1_interval(confusion) == found
+    assert found is None or 0 <= found[0] < found[1] <= 1
+    if (labels == logits.argmax(axis=1)).all():
+        assert found is None, "where every draw is right they say nothing"
 
 
 def test_the_interval_of_macro_f1_is_that_of_drawing_the_pictures_themselves() -> None:
@@ -370,3 +375,20 @@ def test_the_interval_of_macro_f1_is_that_of_drawing_the_pictures_themselves() -
         rows = random.integers(0, 300, 300)
         scores.append(f1_score(labels[rows], predicted[rows], labels=np.unique(labels[rows]), average="macro"))
     assert metrics.macro_f1_interval(confusion, 2000) == pytest.approx(np.quantile(scores, [0.025, 0.975]), abs=0.01)
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 30), st.integers(0, 30))
+@example(0, 0, 0, 0)
+def test_the_chance_of_a_group_so_weak_is_fishers_exact_test(a: int, b: int, c: int, d: int) -> None:
+    """a of the group right, b wrong; c of the others right, d wrong."""
+    p = metrics.chance_of_less(a, a + b, a + c, a + b + c + d)
+    assert p == pytest.approx(fisher_exact([[a, b], [c, d]], alternative="less").pvalue, abs=1e-9)
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0, -30.0])
+def test_where_every_answer_is_right_the_temperature_is_the_lower_end_whatever_all_logits_share(offset: float) -> None:
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        logits = random.normal(size=(20, 4)) + offset
+        labels = logits.argmax(axis=1)
+        assert metrics.fit_temperature(logits, labels) == metrics.TEMPERATURES[0]

@@ -29,8 +29,8 @@ from wideresnet.data import Pictures, Stream
 from wideresnet.engines import Engine
 from wideresnet.errors import DataError, ModelFileError
 from wideresnet.evaluation import OodFigures
-from wideresnet.jobs.unknown import FIT_ON
 from wideresnet.jobs.evaluation import parts_of_training
+from wideresnet.jobs.unknown import FIT_ON
 from wideresnet.metrics.unknown import across
 
 QUICK: dict[str, Any] = {"arch": "wrn_10_1", "epochs": 3, "watch": wrn.Watch()}

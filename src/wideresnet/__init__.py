@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         WideResNetError,
     )
     from wideresnet.evaluation import Evaluation
+    from wideresnet.explanation import Explanation
     from wideresnet.jobs import (
         BoxRun,
         DataCheck,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         convert,
         evaluate,
         evaluate_detector,
+        explain,
         find_lr,
         import_checkpoint,
         load,
@@ -52,6 +54,7 @@ _PUBLIC = {  # name → (room, its name there)
     "DataError": ("errors", "DataError"),
     "Diverged": ("errors", "Diverged"),
     "Evaluation": ("evaluation", "Evaluation"),
+    "Explanation": ("explanation", "Explanation"),
     "ImageError": ("errors", "ImageError"),
     "Interrupted": ("errors", "Interrupted"),
     "ModelFileError": ("errors", "ModelFileError"),
@@ -73,6 +76,7 @@ _PUBLIC = {  # name → (room, its name there)
     "create_model": ("dialects", "create_model"),
     "evaluate": ("jobs", "evaluate"),
     "evaluate_detector": ("jobs", "evaluate_detector"),
+    "explain": ("jobs", "explain"),
     "find_lr": ("jobs", "find_lr"),
     "import_checkpoint": ("jobs", "import_checkpoint"),
     "list_models": ("dialects", "list_models"),
@@ -94,6 +98,7 @@ __all__ = [
     "DataError",
     "Diverged",
     "Evaluation",
+    "Explanation",
     "ImageError",
     "Interrupted",
     "ModelFileError",
@@ -115,6 +120,7 @@ __all__ = [
     "create_model",
     "evaluate",
     "evaluate_detector",
+    "explain",
     "find_lr",
     "import_checkpoint",
     "list_models",

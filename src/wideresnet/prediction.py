@@ -53,7 +53,9 @@ class Predictor:
         self.card: Card = file.card
         self.extra = file.extra  # what travels with the weights
         self.unknown = unknown_score(file)  # what tells unknown pictures
-        self.engine = engines.choose(file.model, file.card.preprocess, runtime.choose_device(device), engine)
+        self.device = runtime.choose_device(device)
+        self.engine = engines.choose(file.model, file.card.preprocess, self.device, engine)
+        self.model = file.model  # computed by torch: where maps and gradients are asked for
         self.threshold = 0.0 if abstain is None else abstain_threshold(file.extra, abstain)  # of confidence
 
     @overload
@@ -146,7 +148,14 @@ def abstain_threshold(extra: Mapping[str, Tensor], risk: float) -> float:
             f"--abstain {risk}: the model file has no answers of a val part to choose a threshold by: it was trained "
             "without one, before there was this option, or elsewhere; train anew, with a val part"
         )
-    found = metrics.risk_coverage(extra["val/confidence"].numpy(), extra["val/correct"].numpy())
+    confidence, correct = extra["val/confidence"], extra.get("val/correct", torch.empty(0))
+    fits = confidence.dim() == 1 and len(confidence) > 0 and confidence.shape == correct.shape
+    if not (fits and correct.dtype == torch.bool and bool(((confidence > 0) & (confidence <= 1 + 1e-9)).all())):
+        raise ModelFileError(
+            "the model file's answers of val (val/confidence, val/correct) do not fit together; train anew, or leave "
+            "--abstain out"
+        )
+    found = metrics.risk_coverage(confidence.numpy(), correct.numpy())
     threshold = found.threshold_for(risk)
     if threshold is None:
         raise UsageError(

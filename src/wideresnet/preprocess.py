@@ -96,6 +96,11 @@ class Preprocess:
     def channels(self) -> int:
         return len(self.mean)
 
+    @property
+    def mean_colour(self) -> Tensor:
+        """uint8 [channels]: what fills where there is nothing to be seen."""
+        return torch.tensor([min(max(round(mean * 255), 0), 255) for mean in self.mean], dtype=torch.uint8)
+
     def resize(self, image: npt.NDArray[np.uint8]) -> Tensor:
         """uint8 [H, W, 3], RGB → uint8 [channels, size, size]; an image of that size comes back bit for bit.
 
@@ -110,8 +115,7 @@ class Preprocess:
         x = _planes(image, self.channels)  # [channels, H, W]
         x = _scale(x[:, cut_y : height - cut_y, cut_x : width - cut_x], *scaled)
         if self.fit == "pad":
-            colour = torch.tensor([min(max(round(mean * 255), 0), 255) for mean in self.mean], dtype=torch.uint8)
-            canvas = colour[:, None, None].repeat(1, self.size, self.size)
+            canvas = self.mean_colour[:, None, None].repeat(1, self.size, self.size)
             canvas[:, top : top + scaled[0], left : left + scaled[1]] = x
             return canvas
         return x[:, -top : self.size - top, -left : self.size - left].contiguous()

@@ -5,7 +5,7 @@ import sys
 
 from cyclopts import App, CycloptsError, Parameter
 
-from wideresnet.cli import datas, detecting, evaluating, importing, overviews, predicting, trainings, tuning
+from wideresnet.cli import datas, detecting, evaluating, explaining, importing, overviews, predicting, trainings, tuning
 from wideresnet.cli.console import prepare_streams, say_error
 from wideresnet.errors import INTERRUPTED, MISTAKE, STOPPED, WideResNetError, is_out_of_memory
 
@@ -26,6 +26,7 @@ app.command(datas.data)
 app.command(overviews.runs)
 app.command(evaluating.evaluate)
 app.command(predicting.predict)
+app.command(explaining.explain)
 app.command(detecting.app)
 app.command(overviews.models)
 app.command(importing.import_, name="import")

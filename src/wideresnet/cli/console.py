@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
-from wideresnet.errors import speaker
+from wideresnet.errors import printable, speaker
 
 if TYPE_CHECKING:
     from wideresnet.runtime import Watch
@@ -72,9 +72,9 @@ def print_table(title: str, columns: Mapping[str, str], rows: Sequence[Sequence[
     # Text, not str: a class called [/b] or :cat: is shown as it is.
     table = Table(title=Text(title) if title else None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for heading, justify in columns.items():
-        table.add_column(Text(heading), justify="right" if justify == "right" else "left", overflow="fold")
+        table.add_column(Text(printable(heading)), justify="right" if justify == "right" else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     Console(highlight=False, width=None if sys.stdout.isatty() else 10_000).print(table)
 
 

@@ -133,7 +133,7 @@ def _print(checked: "DataCheck") -> None:
     print(f"{printable(checked.data)}: {splits}; {len(checked.class_names):,} {of}")
     width, height = checked.facts["width"], checked.facts["height"]
     sizes = f"{width['least']}×{height['least']} to {width['most']}×{height['most']}"
-    print(f"sizes {sizes}, half below {width['median'] + 1}×{height['median'] + 1}")
+    print(f"sizes {sizes}, median {width['median']}×{height['median']}")
     for note in checked.notes:
         print(f"note: {printable(note)}")
     if not checked.findings:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from wideresnet.cli.console import percent, print_json, print_table, say, watching
 from wideresnet.cli.trainings import AS_FOUND, ReadingOptions, count_or_all
-from wideresnet.errors import UsageError
+from wideresnet.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from wideresnet.corruptions import CorruptionFigures
@@ -129,40 +129,22 @@ def _print(e: "Evaluation") -> None:
     low, high = e.interval
     print(f"{e.data}, {e.split}: {len(e.labels)} pictures, {e.engine}")
     for sentence in e.summary:
-        print(f"  {sentence}")
+        print(f"  {printable(sentence)}")
     print(f"accuracy   {percent(e.accuracy)}   95 % interval {percent(low)} to {percent(high)}")
     if e.top5 is not None:
         print(f"top-5      {percent(e.top5)}")
-    low, high = e.macro_f1_interval
-    print(f"macro F1   {percent(e.macro_f1)}   95 % interval {percent(low)} to {percent(high)}")
-    for name, one in (("", e), ("raw        ", e.raw))[: 1 if e.temperature == 1 else 2]:
-        errors = f"ECE {percent(one.ece)} (15 bins), {percent(one.ece_equal_mass)} (of equally many pictures)"
-        print(f"{name or 'confidence '}{errors}   Brier {one.brier:.4f}   loss {one.loss:.4f}")
+    between = (
+        "" if e.macro_f1_interval is None else "   95 % interval " + " to ".join(map(percent, e.macro_f1_interval))
+    )
+    print(f"macro F1   {percent(e.macro_f1)}{between}   weighted {percent(e.averages['weighted'].f1)}")
+    for name, one in (("confidence", e), ("raw", e.raw)):
+        if one is not None:
+            errors = f"ECE {percent(one.ece)} (15 bins), {percent(one.ece_equal_mass)} (of equally many pictures)"
+            print(f"{name:<10} {errors}   Brier {one.brier:.4f}   loss {one.loss:.4f}")
     if (two := e.two_classes) is not None:
-        positive = e.class_names[two.positive]
+        positive = printable(e.class_names[two.positive])
         print(f"ROC AUC    {two.roc_auc:.4f}   average precision of {positive} {two.average_precision:.4f}")
-    if (part := e.abstaining) is not None:
-        risk = "" if part.interval is None else f", {part.wrong:,} wrong: " + " to ".join(map(percent, part.interval))
-        print(f"abstaining answers {part.answered:,} ({percent(part.coverage)}){risk}")
-    if e.against is not None and (both := e.comparison) is not None:
-        print(f"against    {both.other}: {percent(e.against.accuracy)}")
-        print(f"  {both.sentence}")
-        print(
-            f"  right alone: {len(both.only_this):,} and {len(both.only_other):,}; both {both.both_right:,}, "
-            f"neither {both.both_wrong:,}"
-        )
-    if groups := e.per_group:
-        rows = [
-            [row.group, str(row.count), percent(row.accuracy), " to ".join(map(percent, row.interval))]
-            for row in groups[:_GROUPS]
-        ]
-        print_table(
-            "Groups, the least accurate first",
-            {"group": "left", "pictures": "right", "accuracy": "right", "95 % interval": "right"},
-            rows,
-        )
-        if len(groups) > _GROUPS:
-            print(f"and {len(groups) - _GROUPS:,} more; --json has all")
+    _print_asked_for(e)
     columns = {"class": "left", "pictures": "right", "precision": "right", "recall": "right", "F1": "right"}
     rows = [
         [name, str(score.count), percent(score.precision), percent(score.recall), percent(score.f1)]
@@ -177,6 +159,41 @@ def _print(e: "Evaluation") -> None:
         _print_ood(e.ood)
     if e.corruptions is not None:
         _print_corruptions(e.corruptions)
+
+
+def _print_asked_for(e: "Evaluation") -> None:
+    if (part := e.abstaining) is not None:
+        wrong = ""
+        if part.interval is not None:
+            low, high = part.interval
+            share = percent(part.wrong / part.answered)
+            wrong = f", of which {part.wrong:,} wrong: {share}, 95 % interval {percent(low)} to {percent(high)}"
+        print(
+            f"abstaining answers {part.answered:,} of {part.num_images:,} pictures ({percent(part.coverage)}), from "
+            f"{percent(part.threshold)} sure on{wrong}; on val this took for at most {percent(part.risk)}"
+        )
+    if e.against is not None and (both := e.comparison) is not None:
+        print(f"against    {printable(both.other)}: {percent(e.against.accuracy)}")
+        print(f"  {printable(both.sentence)}")
+        print(
+            f"  right alone: {len(both.only_this):,} and {len(both.only_other):,}; both {both.both_right:,}, "
+            f"neither {both.both_wrong:,}"
+        )
+    if groups := e.per_group:
+        headings = {"group": "left", "pictures": "right", "accuracy": "right", "95 % interval": "right", "": "left"}
+        rows = [
+            [
+                row.group,
+                str(row.count),
+                percent(row.accuracy),
+                " to ".join(map(percent, row.interval)),
+                "weak" if row.weak else "",
+            ]
+            for row in groups[:_GROUPS]
+        ]
+        print_table("Groups, the least accurate first", headings, rows)
+        if len(groups) > _GROUPS:
+            print(f"and {len(groups) - _GROUPS:,} more; --json has all")
 
 
 def _print_ood(o: "OodFigures") -> None:

@@ -39,7 +39,7 @@ class Corruption:
 
     @property
     def title(self) -> str:
-        return self.name.replace("_", " ").replace("jpeg", "JPEG")
+        return self.name.replace("_", " ").replace("jpeg", "JPEG").replace("gaussian", "Gaussian")
 
 
 def _each(*values: float) -> _Rows:

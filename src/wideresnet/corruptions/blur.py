@@ -34,7 +34,7 @@ def disc(radius: float, softness: float) -> npt.NDArray[np.float64]:
     at = np.arange(-reach, reach + 1)
     hard = (at[:, None] ** 2 + at**2 <= radius**2).astype(np.float64)
     hard /= hard.sum()
-    bell = np.exp(-(np.arange(-soft, soft + 1) ** 2) / (2 * softness**2)) if softness else np.eye(2 * soft + 1)[soft]
+    bell = np.exp(-(np.arange(-soft, soft + 1) ** 2) / (2 * softness**2))
     bell /= bell.sum()
     padded = np.pad(hard, soft, mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (len(bell), len(bell)))
@@ -118,7 +118,7 @@ def zoom(images: Bytes, constants: tuple[float, ...], generators: Generators) ->
     return to_bytes(blurred.reshape(height, width, num, channels).transpose(2, 0, 1, 3))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)  # severities come one after another, and of large pictures one takes 100 MB
 def _zooming(size: int, farthest: float, step: float) -> Any:
     """Sparse [H·W, H·W]: every pixel of the result as a sum of pixels. All zooms at once: a sixth of the time."""
     from scipy import sparse
@@ -131,7 +131,7 @@ def _zooming(size: int, farthest: float, step: float) -> Any:
     return (total / (len(factors) + 1)).astype(np.float32)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def zoomed(size: int, factor: float) -> npt.NDArray[np.float64]:
     """[size, size]: the middle of a row of pixels enlarged by `factor`, linearly, first and last pixel kept in place
     (as scipy's zoom has it), its middle `size` taken."""

@@ -98,7 +98,7 @@ class CorruptionFigures:
         means = self.right.mean(axis=(1, 2))
         worst = self.weakest
         if means[worst] >= self.clean_accuracy:
-            return f"No corruption costs it anything: {_percent(self.clean_accuracy)} of the clean pictures are right."
+            return f"No corruption makes it worse: {_percent(self.clean_accuracy)} of the clean pictures are right."
         return (
             f"Loses most under {self.titles[worst]}: {_percent(self.clean_accuracy)} → {_percent(means[worst])} "
             f"over all severities, {_percent(self.accuracy[worst, 4])} at the strongest."

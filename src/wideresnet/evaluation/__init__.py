@@ -35,6 +35,8 @@ class Evaluation:
     tta: str = "none"  # test-time augmentation: "flip", answers averaged over each picture and its mirror image
     model: str = ""  # as the user wrote it
     groups: tuple[str, ...] = ()  # of N or of none; "" is no group
+    seen: int = 0  # of the pictures, as far as is known: those that the model was trained on
+    chosen: bool = False  # whether its training chose by these pictures: epoch, temperature, thresholds
     against: "Evaluation | None" = None  # another model's answers to the same pictures, its classes in this order
     abstain: tuple[float, float] | None = None  # the risk asked for, and the confidence that val gave for it
     ood: OodFigures | None = None  # how it tells pictures of other data from these, where that was asked
@@ -119,8 +121,8 @@ class Evaluation:
         return metrics.macro_f1(self.per_class)
 
     @property
-    def macro_f1_interval(self) -> tuple[float, float]:
-        """95 % interval of it, by the bootstrap."""
+    def macro_f1_interval(self) -> tuple[float, float] | None:
+        """95 % interval of it, by the bootstrap; None where that tells nothing."""
         return metrics.macro_f1_interval(self.confusion)
 
     @property
@@ -147,12 +149,24 @@ class Evaluation:
         for group, each in zip(self.groups, right.tolist(), strict=True) if self.groups else ():
             if group:
                 rows.setdefault(group, []).append(each)
-        found = [GroupFigures(group, len(each), sum(each)) for group, each in rows.items()]
+        chances = {
+            group: metrics.chance_of_less(sum(each), len(each), self.correct, self.num_images)
+            for group, each in rows.items()
+        }
+        weak = set[str]()
+        for rank, (group, chance) in enumerate(sorted(chances.items(), key=lambda item: item[1])):  # Holm 1979
+            if chance * (len(chances) - rank) >= _CHANCE:
+                break
+            weak.add(group)
+        found = [GroupFigures(group, len(each), sum(each), group in weak) for group, each in rows.items()]
         return sorted(found, key=lambda row: (row.accuracy, -row.count, row.group))
 
     @property
-    def raw(self) -> "Evaluation":
-        """The same answers without the temperature."""
+    def raw(self) -> "Evaluation | None":
+        """The same answers without the temperature; None where there is none, and of averages over several views, which
+        were taken of probabilities that it made."""
+        if self.temperature == 1 or self.tta != "none":
+            return None
         return dataclasses.replace(self, temperature=1.0)
 
     @property
@@ -165,7 +179,8 @@ class Evaluation:
         kinds = (mine & ~theirs, theirs & ~mine)
         only = [tuple(order[kind[order]].tolist()) for order, kind in zip(surest, kinds, strict=True)]
         both_right, both_wrong = int((mine & theirs).sum()), int((~mine & ~theirs).sum())
-        return Comparison(self.model, self.against.model, only[0], only[1], both_right, both_wrong)
+        seen = self.seen, self.against.seen
+        return Comparison(self.model, self.against.model, only[0], only[1], both_right, both_wrong, *seen)
 
     @property
     def risk_coverage(self) -> metrics.RiskCoverage:
@@ -245,19 +260,21 @@ class Evaluation:
             "engine": self.engine,
             "tta": self.tta,
             "num_images": self.num_images,
+            "seen_in_training": self.seen,
+            "chosen_by": self.chosen,
             "correct": self.correct,
             "accuracy": self.accuracy,
             "accuracy_interval": list(self.interval),
             "top5_accuracy": self.top5,
             "macro_f1": self.macro_f1,
-            "macro_f1_interval": list(self.macro_f1_interval),
+            "macro_f1_interval": _listed(self.macro_f1_interval),
             "averages": {how: dataclasses.asdict(average) for how, average in self.averages.items()},
             **self._calibration(),
             "temperature": self.temperature,
-            "uncalibrated": self.raw._calibration() if self.temperature != 1 else None,
+            "uncalibrated": None if (raw := self.raw) is None else raw._calibration(),
             "aurc": self.risk_coverage.area,
             "classes": [
-                {"class_name": name, **dataclasses.asdict(row), "recall_interval": interval and list(interval)}
+                {"class_name": name, **dataclasses.asdict(row), "recall_interval": _listed(interval)}
                 for name, row, interval in rows
             ],
             "confusion": self.confusion.tolist(),
@@ -271,26 +288,43 @@ class Evaluation:
         return {"loss": self.loss, "ece": self.ece, "ece_equal_mass": self.ece_equal_mass, "brier": self.brier}
 
     def _asked_for(self) -> dict[str, Any]:
-        """Figures that some evaluations have alone."""
-        found = dict[str, Any]()
-        if (two := self.two_classes) is not None:
-            positive = self.class_names[two.positive]
-            auc = {"roc_auc": two.roc_auc, "average_precision": two.average_precision}
-            found["two_classes"] = {"positive": positive, **auc}
-        if self.groups:
-            found["groups"] = [
+        """Figures that some evaluations have alone; of others None."""
+        two, part, both, groups = self.two_classes, self.abstaining, self.comparison, self.per_group
+        return {
+            "two_classes": two
+            and {
+                "positive": self.class_names[two.positive],
+                "roc_auc": two.roc_auc,
+                "average_precision": two.average_precision,
+            },
+            "groups": [
                 {**dataclasses.asdict(row), "accuracy": row.accuracy, "accuracy_interval": list(row.interval)}
-                for row in self.per_group
+                for row in groups
             ]
-        if (abstaining := self.abstaining) is not None:
-            interval = abstaining.interval and list(abstaining.interval)
-            found["abstain"] = {**dataclasses.asdict(abstaining), "risk_interval": interval}
-            found["abstain"]["coverage"] = abstaining.coverage
-        if self.against is not None and (both := self.comparison) is not None:
-            names = {"only_this": both.only_this, "only_other": both.only_other}
-            differing = {name: [self.names[index] for index in rows] for name, rows in names.items()}
-            counts = {"both_right": both.both_right, "both_wrong": both.both_wrong}
-            sure = {"difference": both.difference, "difference_interval": list(both.interval), "p": both.p}
-            other = {"model": both.other, "accuracy": self.against.accuracy, "temperature": self.against.temperature}
-            found["against"] = {**other, **sure, **counts, **differing, "sentence": both.sentence}
-        return found
+            or None,
+            "abstain": part
+            and {**dataclasses.asdict(part), "coverage": part.coverage, "risk_interval": _listed(part.interval)},
+            "against": both
+            and self.against
+            and {
+                "model": both.other,
+                "accuracy": self.against.accuracy,
+                "temperature": self.against.temperature,
+                "difference": both.difference,
+                "difference_interval": list(both.interval),
+                "p": both.p,
+                "both_right": both.both_right,
+                "both_wrong": both.both_wrong,
+                "seen_in_training": both.seen_by_other,
+                "only_this": [self.names[index] for index in both.only_this],
+                "only_other": [self.names[index] for index in both.only_other],
+                "sentence": both.sentence,
+            },
+        }
+
+
+_CHANCE = 0.05
+
+
+def _listed(interval: tuple[float, float] | None) -> list[float] | None:
+    return None if interval is None else list(interval)

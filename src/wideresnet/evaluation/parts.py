@@ -22,6 +22,7 @@ class GroupFigures:
     group: str
     count: int
     correct: int
+    weak: bool  # less accurate than the other pictures beyond chance, of so many groups (Fisher's exact test, Holm)
 
     @property
     def accuracy(self) -> float:
@@ -43,6 +44,8 @@ class Comparison:
     only_other: tuple[int, ...]
     both_right: int
     both_wrong: int
+    seen: int = 0  # pictures that this model was trained on
+    seen_by_other: int = 0
 
     @property
     def num_images(self) -> int:
@@ -65,11 +68,18 @@ class Comparison:
     @property
     def sentence(self) -> str:
         points, (low, high) = 100 * self.difference, (100 * end for end in self.interval)
-        sure = f"{points:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, p = {self.p:.2g}"
+        sure = f"{points:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, p = {self.p:.2g}"
+        knew = [f"{model} was trained on {seen:,} of these pictures" for model, seen in self._trained_on]
+        but = f"; but {', and '.join(knew)}, so that it is no fair comparison" if knew else ""
         if self.p >= 0.05:
-            return f"Neither is shown to be better than the other ({sure})."
+            return f"Neither is shown to be better than the other ({sure}){but}."
         better, worse = (self.model, self.other) if points > 0 else (self.other, self.model)
-        return f"{better} is better than {worse}: so large a difference is unlikely to be chance ({sure})."
+        return f"{better} is better than {worse}: so large a difference is unlikely to be chance ({sure}){but}."
+
+    @property
+    def _trained_on(self) -> list[tuple[str, int]]:
+        both = ((self.model, self.seen), (self.other, self.seen_by_other))
+        return [(model, seen) for model, seen in both if seen]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from wideresnet.jobs.converting import Converted, convert
 from wideresnet.jobs.demo import demo
 from wideresnet.jobs.detectors import evaluate_detector, train_detector
 from wideresnet.jobs.evaluation import evaluate
+from wideresnet.jobs.explanation import Explained, explain, explain_files
 from wideresnet.jobs.finding import BoxAnswer, as_coco, find_boxes
 from wideresnet.jobs.importing import DATA_SETS, Imported, import_checkpoint
 from wideresnet.jobs.lr_range import LrSearch, find_lr
@@ -23,6 +24,7 @@ __all__ = [
     "Candidate",
     "Converted",
     "DataCheck",
+    "Explained",
     "Imported",
     "LrSearch",
     "Run",
@@ -36,6 +38,8 @@ __all__ = [
     "described",
     "evaluate",
     "evaluate_detector",
+    "explain",
+    "explain_files",
     "find_boxes",
     "find_lr",
     "import_checkpoint",

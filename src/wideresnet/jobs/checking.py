@@ -18,6 +18,7 @@ from wideresnet import files, kinds, report, runtime
 from wideresnet.data import Data, check
 from wideresnet.data.check import Finding, Gallery, LeftOut, Look, Place, Suspect
 from wideresnet.data.decoding import survey, upright
+from wideresnet.data.listing import ALL
 from wideresnet.errors import DataError, ImageError
 from wideresnet.jobs.evaluation import check_report
 from wideresnet.jobs.sharing import load
@@ -180,7 +181,7 @@ def _suspects(
     """Doubtful labels by what the model sees, and what a person should know of that."""
     if predictor is None:
         return [], []
-    embeddings = _embeddings(seen.data, predictor, watch)
+    embeddings = embeddings_of(seen.data, predictor, watch)
     rows = np.array([row for row, one in enumerate(seen.each) if isinstance(one, Look)], dtype=np.int64)
     digests = seen.digests
     marks = {
@@ -207,7 +208,7 @@ def _suspects(
     return suspects, notes
 
 
-def _embeddings(data: Data, predictor: Predictor, watch: runtime.Watch) -> npt.NDArray[np.float64]:
+def embeddings_of(data: Data, predictor: Predictor, watch: runtime.Watch = runtime.QUIET) -> npt.NDArray[np.float64]:
     """[N, D], of every picture in the order of the splits; of those that cannot be read, of a black square."""
     parts, waiting, threads = list[Tensor](), list[Tensor](), torch.get_num_threads()
 
@@ -232,7 +233,7 @@ def _page(checked: DataCheck, data: Data, command: str) -> str:
     sides = checked.facts["width"], checked.facts["height"]
     facts = [
         ("Data", checked.place),
-        ("Size", " × ".join(f"{one['least']} to {one['most']}, half below {one['median'] + 1}" for one in sides)),
+        ("Size", f"{_size('least', sides)} to {_size('most', sides)}, median {_size('median', sides)}"),
         ("Colours", ", ".join(f"{kind} {count:,}" for kind, count in checked.facts["colours"].items())),
         ("Stored as", ", ".join(f"{kind} {count:,}" for kind, count in checked.facts["formats"].items())),
     ]
@@ -255,10 +256,7 @@ def _page(checked: DataCheck, data: Data, command: str) -> str:
 def _shown(finding: Finding, data: Data) -> report.CheckFinding:
     items = [
         report.CheckItem(
-            pictures=[
-                report.CheckPicture(one.name, " · ".join(filter(None, (one.split, one.class_name))), _image(data, one))
-                for one in item.pictures[:4]
-            ],
+            pictures=[report.CheckPicture(one.name, _where(one), _image(data, one)) for one in item.pictures[:4]],
             more=max(0, len(item.pictures) - 4),
             note=item.note,
         )
@@ -274,6 +272,15 @@ def _shown(finding: Finding, data: Data) -> report.CheckFinding:
         items=items,
         num_items=len(finding.items),
     )
+
+
+def _where(place: Place) -> str:
+    """Split and class, in words."""
+    return " · ".join(text for text in (place.split, place.class_name) if text and text != ALL)
+
+
+def _size(which: str, sides: tuple[dict[str, int], dict[str, int]]) -> str:
+    return "×".join(f"{one[which]:,}" for one in sides)
 
 
 def _image(data: Data, place: Place) -> npt.NDArray[np.uint8] | None:

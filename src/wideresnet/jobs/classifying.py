@@ -22,6 +22,7 @@ from wideresnet import (
     runs,
     training,
 )
+from wideresnet import data as data_room
 from wideresnet.checkpoint import Card
 from wideresnet.data import Pictures
 from wideresnet.errors import Diverged
@@ -97,8 +98,11 @@ def judge(prepared: "Prepared", state: training.State, folder: Path) -> Evaluati
         logits=logits,
         temperature=temperature,
         groups=pictures.groups,
+        seen=data_room.count_marked(pictures, file.extra["seen"]) if "seen" in file.extra else 0,
+        chosen=split == "val",
     )
-    final = dataclasses.replace(file.card, temperature=temperature, figures=evaluation.figures(), unknown=told)
+    figures = dataclasses.replace(evaluation, groups=()).figures()  # whose names, of patients perhaps, stay here
+    final = dataclasses.replace(file.card, temperature=temperature, figures=figures, unknown=told)
     before = {key: value for key, value in file.extra.items() if not key.startswith(prediction.UNKNOWN)}
     if world.is_main:
         checkpoint.save_model(folder / runs.MODEL, file.model.state_dict(), final, {**before, **kept, **tensors})
@@ -124,7 +128,7 @@ def _subject(prepared: "Prepared", state: training.State, card: Card, evaluation
     """What report.html tells of a run."""
     config, parts = prepared.config, prepared.splits.parts
     augmented, augmented_labels = _augmented(prepared)
-    fitted = f"; temperature {card.temperature:.3f} from val" if "val" in parts else ""
+    fitted = f"; temperature {card.temperature:.3f} from val" if card.temperature != 1 else ""
     return Subject(
         title=f"{evaluation.data}: {config.arch}",
         command=config.command,

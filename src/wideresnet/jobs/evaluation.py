@@ -19,7 +19,7 @@ from wideresnet.data.listing import ALL, SPLITS
 from wideresnet.errors import DataError, ModelFileError, UsageError, nearest
 from wideresnet.evaluation import Evaluation
 from wideresnet.jobs import corrupting, unknown
-from wideresnet.jobs.matching import check_classes, check_map, with_labels_of
+from wideresnet.jobs.matching import check_classes, check_map, renamed, with_labels_of
 from wideresnet.jobs.sharing import load
 from wideresnet.prediction import Predictor
 from wideresnet.reading import Reading
@@ -88,7 +88,7 @@ def evaluate(
     check_map(class_map, [*listing.class_names, *(() if rival is None else rival.card.class_names)])
 
     seen_by = partial(_seen_by, listing, card, class_map, cache=cache, max_bad=max_bad, watch=watch)
-    parts, found, notes = seen_by(predictor)
+    parts, found, notes, chosen_by = seen_by(predictor)
     notes = [*notes, *found, *(() if other is None else other.notes)]
     split = split or next(name for name in ("test", "val", ALL, "train") if name in parts)
     if split not in parts:
@@ -97,6 +97,8 @@ def evaluate(
     if not len(pictures):
         raise DataError(f"{listing.place}: no picture in {split}")
     notes += [*trained_on(pictures, predictor.extra), *unknown.overlap(other, pictures, predictor.extra)]
+    if chosen := split == "val" and chosen_by:
+        notes.append("training chose by these pictures (epoch, temperature, thresholds), which flatters the figures")
     if tta == "flip" and not recipes.flips_are_safe(card.class_names):
         notes.append("--tta flip: by their names, some classes look like others, or like none, in the mirror")
     if tta == "flip" and abstain is not None:
@@ -104,8 +106,8 @@ def evaluate(
 
     judged = partial(_judged, data=Path(listing.place).name, split=split, class_names=card.class_names, tta=tta)
     evaluation, embeddings = judged(predictor, str(model), pictures, embed=ood is not None)
-    if abstain is not None:
-        evaluation = dataclasses.replace(evaluation, abstain=(abstain, predictor.threshold))
+    asked = None if abstain is None else (abstain, predictor.threshold)
+    evaluation = dataclasses.replace(evaluation, chosen=chosen, abstain=asked)
     if rival is not None and against is not None:
         alike = rival.card.preprocess == card.preprocess
         theirs = pictures if alike else seen_by(rival)[0][split]
@@ -124,7 +126,17 @@ def evaluate(
     if report_file is not None:
         subject = report.Subject(
             title=f"{listing.name}: {networks.arch_name(card.architecture)}",
-            command=command or _command(evaluation, str(data), class_map),
+            command=command
+            or shlex.join(
+                [
+                    *_words(evaluation, str(data), class_map),
+                    *corrupting.words(corruptions, corruption_pictures),
+                    *reading.words,
+                    *([] if engine == "auto" else ["--engine", engine]),
+                    *([] if device == "auto" else ["--device", device]),
+                    *([] if max_bad == 0 else ["--max-bad", "all" if max_bad is None else str(max_bad)]),
+                ]
+            ),
             facts=[
                 ("Model", str(model)),
                 ("Network", networks.arch_name(card.architecture)),
@@ -154,13 +166,15 @@ def _seen_by(
     cache: data_room.Cache,
     max_bad: int | None,
     watch: runtime.Watch,
-) -> tuple[dict[str, Pictures], list[str], list[str]]:
-    """The parts as that model sees them, labels in `card`'s order; how they were made; what was left out."""
+) -> tuple[dict[str, Pictures], list[str], list[str], bool]:
+    """The parts as that model sees them, labels in `card`'s order; how they were made; what was left out; whether they
+    are those of training."""
     loaded = data_room.load(listing, one.card.preprocess, cache=cache, max_bad=max_bad, watch=watch)
     watch.line(f"{sum(map(len, loaded.parts.values())):,} pictures, {loaded.kept}")
     fingerprint = data_room.fingerprint(listing.class_names, loaded.parts)
-    labelled = with_labels_of(loaded.parts, listing, card.class_names, class_map)
-    return *parts_of_training(labelled, fingerprint, card), loaded.notes
+    parts, made = parts_of_training(loaded.parts, fingerprint, card)  # by the classes of the data, as training did
+    labelled = with_labels_of(parts, listing, card.class_names, class_map)
+    return labelled, made, loaded.notes, card.trained.get("fingerprint") == fingerprint
 
 
 def _judged(
@@ -184,7 +198,7 @@ def _judged(
         answers = computed_by.compute(pictures.images)
     logits = answers.numpy()
     check_finite(logits, pictures.names, named)
-    own = [class_map.get(name, name) for name in one.card.class_names]
+    own = renamed(one.card.class_names, class_names, class_map)
     evaluation = Evaluation(
         data=data,
         split=split,
@@ -197,21 +211,21 @@ def _judged(
         tta=tta,
         model=named,
         groups=pictures.groups,
+        seen=count_seen(pictures, one.extra),
     )
     return evaluation, embeddings
 
 
-def _command(e: Evaluation, data: str, class_map: Mapping[str, str]) -> str:
-    """That repeats it from a terminal."""
-    words = ["wrn", "evaluate", e.model, data]
+def _words(e: Evaluation, data: str, class_map: Mapping[str, str]) -> list[str]:
+    """Of a command that repeats it."""
+    words = ["wrn", "evaluate", e.model, data, "--split", e.split]
     words += [] if e.tta == "none" else ["--tta", e.tta]
     words += [] if e.ood is None else ["--ood", e.ood.data]
-    words += [] if e.corruptions is None else ["--corruptions"]
     words += [] if e.against is None else ["--against", e.against.model]
     words += [] if e.abstain is None else ["--abstain", str(e.abstain[0])]
     for old, new in class_map.items():
         words += ["--map", f"{old}={new}"]
-    return shlex.join(words)
+    return words
 
 
 def check_finite(logits: np.ndarray, names: Sequence[str], model: str) -> None:
@@ -235,9 +249,14 @@ def check_report(file: str | Path | None) -> None:
 
 def trained_on(pictures: Pictures, extra: Mapping[str, Tensor]) -> list[str]:
     """A note if the model whose `extra` that is was trained on some of them."""
-    if "seen" not in extra or not (seen := data_room.count_marked(pictures, extra["seen"])):
+    if not (seen := count_seen(pictures, extra)):
         return []
     return [f"{seen} of these {len(pictures)} pictures were trained on, which flatters the figures"]
+
+
+def count_seen(pictures: Pictures, extra: Mapping[str, Tensor]) -> int:
+    """How many of them the model whose `extra` that is was trained on, as far as it knows."""
+    return data_room.count_marked(pictures, extra["seen"]) if "seen" in extra else 0
 
 
 def parts_of_training(

@@ -65,11 +65,12 @@ def find_boxes(
             f"note: the training of {model} has not ended, so no threshold was chosen yet; boxes are given from a "
             f"score of {predictor.threshold:g} on, --threshold gives another"
         )
-    folder = None if draw is None else _empty(Path(draw))
+    folder = None if draw is None else empty_folder(Path(draw))
     return _answers(predictor, paths, limit, folder, watch)
 
 
-def _empty(folder: Path) -> Path:
+def empty_folder(folder: Path) -> Path:
+    """`folder`, made if need be, for the pictures that --draw asks for. Raises UsageError if it holds anything."""
     try:
         files_room.make_folder(folder)
         full = any(folder.iterdir())
@@ -116,17 +117,17 @@ def _answers(
                     continue
                 found, drawn = next(answers), None
                 if folder is not None and one.image is not None:
-                    drawn = folder / _name(path, one.size, names)
+                    drawn = folder / file_name(path, ".jpg" if max(one.size) <= _LONGEST_JPEG else ".png", names)
                     _draw(predictor, one.image, found, drawn)
                 yield BoxAnswer(path, tuple(predictor.named(found)), one.size, drawn)
             done += len(chunk)
             watch.progress("looking", done, len(paths), "")
 
 
-def _name(path: Path, size: tuple[int, int], names: set[str]) -> str:
+def file_name(path: Path, ending: str, names: set[str]) -> str:
     """Of the drawn picture. Of two with one name in different folders the second gets a number; so do those that differ
     in upper and lower case alone, which on some disks are one file."""
-    stem, ending = path.stem[:_LONGEST_NAME], ".jpg" if max(size) <= _LONGEST_JPEG else ".png"
+    stem = path.stem[:_LONGEST_NAME]
     name, number = stem + ending, 1
     while name.casefold() in names:
         number += 1

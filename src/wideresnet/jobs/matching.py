@@ -17,9 +17,15 @@ def check_map(class_map: Mapping[str, str], names: Sequence[str]) -> None:
             raise UsageError(f"--map {old}={new}: there is no class {old!r} to rename{nearest(old, names)}")
 
 
+def renamed(names: Sequence[str], known: Sequence[str], class_map: Mapping[str, str]) -> list[str]:
+    """Another model's classes by the names that are `known`; what is known already keeps its name, for the map may be
+    meant for the data alone."""
+    return [name if name in known else class_map.get(name, name) for name in names]
+
+
 def check_classes(rival: Card, card: Card, against: str, class_map: Mapping[str, str]) -> None:
     """Raises UsageError, naming the difference, unless both models know the same classes, in whatever order."""
-    names = [class_map.get(name, name) for name in rival.class_names]
+    names = renamed(rival.class_names, card.class_names, class_map)
     if len(set(names)) < len(names):
         raise UsageError(f"--map makes one of several classes of {against}, and its answers are to each; leave it out")
     lacking, more = set(card.class_names) - set(names), set(names) - set(card.class_names)
@@ -33,24 +39,24 @@ def with_labels_of(
     parts: dict[str, Pictures], data: Data, class_names: tuple[str, ...], class_map: Mapping[str, str]
 ) -> dict[str, Pictures]:
     """The same pictures, their labels counted in the model's order of classes. Raises DataError on an unknown class."""
-    renamed = [class_map.get(name, name) for name in data.class_names]
-    new_label = torch.tensor([class_names.index(name) if name in class_names else -1 for name in renamed])
+    names = [class_map.get(name, name) for name in data.class_names]
+    new_label = torch.tensor([class_names.index(name) if name in class_names else -1 for name in names])
     relabelled = {}
     for split, pictures in parts.items():
         labels = new_label[pictures.labels]
         if (labels < 0).any():
             row = int((labels < 0).nonzero()[0])
-            name = renamed[pictures.labels[row]]
+            name = names[pictures.labels[row]]
             where = f"{data.place}: {pictures.names[row]}"
             if _are_numbers(data.class_names) != _are_numbers(class_names):
                 raise DataError(
                     f"{where}: class {name!r} is none of the model's. Labels are numbers in one and names in the "
                     f"other: here {_some(data.class_names)}, in the model {_some(class_names)}. Write the model's"
                 )
-            unknown = tuple(sorted(set(renamed) - set(class_names)))
+            unknown = tuple(sorted(set(names) - set(class_names)))
             raise DataError(
                 f"{where}: class {name!r} is none of the model's{nearest(name, class_names)}. Unknown to it: "
-                f"{_some(unknown)}; in it alone: {_some(tuple(sorted(set(class_names) - set(renamed)))) or 'none'}. "
+                f"{_some(unknown)}; in it alone: {_some(tuple(sorted(set(class_names) - set(names)))) or 'none'}. "
                 "Rename with --map OLD=NEW what is the same"
             )
         relabelled[split] = dataclasses.replace(pictures, labels=labels)

@@ -30,7 +30,7 @@ from wideresnet.metrics.classes import (
     per_class,
     two_classes,
 )
-from wideresnet.metrics.comparison import difference_interval, mcnemar
+from wideresnet.metrics.comparison import chance_of_less, difference_interval, mcnemar
 from wideresnet.metrics.unknown import ACCEPTED_SHARE, UnknownScore, auroc, energy, fit_unknown, fpr95
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "auroc",
     "averages",
     "brier_score",
+    "chance_of_less",
     "confusion_matrix",
     "difference_interval",
     "energy",

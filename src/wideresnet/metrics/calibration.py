@@ -49,12 +49,13 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """
     if len(labels) == 0:
         raise ValueError("no images to fit a temperature on; expected at least one")
+    # Less the label's own: where every answer is right no term is above 0, and so no rounding makes it one.
     logits = logits.astype(np.float64)
-    of_label = logits[np.arange(len(labels)), labels]  # [N]
+    logits = logits - logits[np.arange(len(labels)), labels][:, None]
 
     def slope(temperature: float) -> float:
         """Derivative of the NLL by 1/T, which only rises with 1/T: the NLL is convex there."""
-        return float(((softmax(logits / temperature) * logits).sum(axis=1) - of_label).mean())
+        return float((softmax(logits / temperature) * logits).sum(axis=1).mean())
 
     low, high = TEMPERATURES
     if slope(high) >= 0:  # flatter still would be better, or it makes no difference

@@ -66,10 +66,11 @@ def averages(labels: np.ndarray, predicted: np.ndarray) -> dict[str, Average]:
     return {"macro": found["macro"], "micro": Average(right, right, right), "weighted": found["weighted"]}
 
 
-def macro_f1_interval(confusion: np.ndarray, num_draws: int = 1000) -> tuple[float, float]:
+def macro_f1_interval(confusion: np.ndarray, num_draws: int = 1000) -> tuple[float, float] | None:
     """95 % interval of the macro F1, by the bootstrap's percentiles (Efron 1979): as many pictures drawn anew from
     those that were judged, with their answers, `num_draws` times, always the same ones. A class that a draw misses
-    leaves its mean, as in `macro_f1`.
+    leaves its mean, as in `macro_f1`. None where all draws are alike (every answer right, for one): they tell nothing
+    then of how sure it is.
 
     confusion [num_classes, num_classes], int64; at least one picture.
     """
@@ -87,7 +88,7 @@ def macro_f1_interval(confusion: np.ndarray, num_draws: int = 1000) -> tuple[flo
         f1 = 2 * right / np.maximum(of_true + of_said, 1)
         scores.append((f1 * there).sum(0) / there.sum(0))
     low, high = np.quantile(np.concatenate(scores), [0.025, 0.975])
-    return float(low), float(high)
+    return None if low == high else (float(low), float(high))
 
 
 _DRAWN = 100  # at once: of a thousand classes with ten thousand kinds of answers, 8 MB

@@ -21,6 +21,16 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return float(binomtest(min(only_a, only_b), only_a + only_b, 0.5).pvalue)
 
 
+def chance_of_less(right: int, count: int, all_right: int, total: int) -> float:
+    """p that so few, or fewer, of `count` pictures drawn from `total`, of which all_right are right, are right: whether
+    a group is weaker than the others beyond chance. One side of Fisher's exact test (1935)."""
+    if count == 0:
+        return 1.0
+    from scipy.stats import hypergeom
+
+    return float(hypergeom.cdf(right, total, all_right, count))
+
+
 def difference_interval(only_a: int, only_b: int, total: int) -> tuple[float, float]:
     """95 % interval of accuracy(a) − accuracy(b) on the same `total` pictures, within [−1, 1].
 

@@ -93,27 +93,36 @@ class Subject:
     notes: Sequence[str] = ()  # warnings: leaks, files left out
 
 
-def build(subject: Subject) -> str:
-    """The page, encodable as UTF-8 whatever the names hold. Raises ValueError if `splits` fits no class names."""
-    environment = Environment(
+def environment() -> Environment:
+    """What every page of ours is made in."""
+    made = Environment(
         loader=PackageLoader("wideresnet", "report"),
         autoescape=True,  # every name is a stranger's: a class called <b> is shown, not obeyed
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "number": _number, "picture": _picture, "short": _short}
-    environment.filters["large"] = lambda image: _picture(image, image.shape[1], image.shape[0])
-    page = environment.get_template("template.html.j2").render(
-        subject=subject,
-        curves=_curves(subject.history),
-        search=_searched(subject.search),
-        found=subject.boxes,
-        pr_curves=None if subject.boxes is None else figures.precision_recall(subject.boxes.curves),
-        split_table=_split_table(subject),
-        augmented=_augmented(subject),
-        open_rows=OPEN_ROWS,
-        **_evaluated(subject),
+    made.filters |= {"percent": percent, "number": _number, "picture": _picture, "short": _short}
+    made.filters["large"] = lambda image: _picture(image, image.shape[1], image.shape[0])
+    return made
+
+
+def build(subject: Subject) -> str:
+    """The page, encodable as UTF-8 whatever the names hold. Raises ValueError if `splits` fits no class names."""
+    page = (
+        environment()
+        .get_template("template.html.j2")
+        .render(
+            subject=subject,
+            curves=_curves(subject.history),
+            search=_searched(subject.search),
+            found=subject.boxes,
+            pr_curves=None if subject.boxes is None else figures.precision_recall(subject.boxes.curves),
+            split_table=_split_table(subject),
+            augmented=_augmented(subject),
+            open_rows=OPEN_ROWS,
+            **_evaluated(subject),
+        )
     )
     return page.encode("utf-8", "replace").decode("utf-8")  # a file name that is no text holds lone surrogates
 
@@ -156,8 +165,9 @@ def _evaluated(subject: Subject) -> dict[str, Any]:
     classes = list(zip(names, evaluation.per_class, evaluation.recall_intervals, strict=True))
     hardest = sorted(classes, key=lambda row: 2.0 if row[1].recall is None else row[1].recall)
     predicted, confidence = evaluation.predicted, evaluation.confidence
-    raw = evaluation.raw if evaluation.temperature != 1 else None
+    raw = evaluation.raw
     other = None if evaluation.against is None else evaluation.against.predicted
+    curve, abstaining = evaluation.risk_coverage, evaluation.abstaining
     two, errs = evaluation.two_classes, evaluation.correct < evaluation.num_images
     return {
         "evaluation": evaluation,
@@ -170,8 +180,10 @@ def _evaluated(subject: Subject) -> dict[str, Any]:
         "roc": two and figures.roc(two),
         "precision_recall": two and figures.precision_against_recall(two.recall, two.precision, "the class looked for"),
         "raw": raw,
-        "risk_coverage": figures.risk_coverage(evaluation.risk_coverage, evaluation.abstaining) if errs else None,
-        "abstaining": evaluation.abstaining,
+        "risk_coverage": figures.risk_coverage(curve, abstaining) if errs or abstaining else None,
+        "abstaining": abstaining,
+        "aurc": curve.area,
+        "averages": evaluation.averages,
         "classes": hardest,
         "matrix": _matrix(evaluation) if evaluation.num_classes > 1 else None,
         "reliability": figures.reliability(evaluation.reliability, None if raw is None else raw.reliability),
@@ -221,7 +233,7 @@ def _augmented(subject: Subject) -> list[tuple[np.ndarray, str]]:
     return list(zip(subject.augmented, subject.augmented_labels, strict=True))[:AUGMENTED]
 
 
-def _percent(share: float | None, decimals: int = 1) -> str:
+def percent(share: float | None, decimals: int = 1) -> str:
     return "–" if share is None else f"{100 * share:.{decimals}f}\N{NARROW NO-BREAK SPACE}%"
 
 

@@ -70,7 +70,7 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     "turned": (
         "info",
         "Turned by EXIF",
-        "nothing to do here: they are read upright; a program that ignores EXIF sees them lying",
+        "nothing to do here: they are read upright; a program that ignores EXIF does not see them so",
     ),
 }
 
@@ -135,7 +135,7 @@ def find(seen: Gallery, found: Duplicates, suspects: Sequence[Suspect] = ()) -> 
 
 def number(count: int, what: str, verb: str = "") -> str:
     """ "1 picture is", "3 pictures are"."""
-    plural = {"class": "classes", "is": "are", "has": "have", "cannot": "cannot", "shows": "show"}
+    plural = {"copy": "copies", "class": "classes", "is": "are", "has": "have", "cannot": "cannot", "shows": "show"}
     if count != 1:
         what, verb = plural.get(what, what + "s"), plural.get(verb, verb)
     return f"{count:,} {what} {verb}".rstrip()
@@ -170,7 +170,9 @@ def _twice(seen: Gallery, found: Duplicates) -> list[Finding]:
         findings.append(Finding("clash", len(clashes), sentence, tuple(clashes)))
     if inside:
         more = sum(len(item.pictures) - 1 for item in inside)
-        sentence = f"{number(len(inside), 'picture', 'is')} there more than once in a split, {more:,} times too often."
+        sentence = (
+            f"{number(len(inside), 'picture', 'is')} there more than once in a split: {number(more, 'copy')} too many."
+        )
         findings.append(Finding("duplicate", len(inside), sentence, tuple(inside)))
     return findings
 
@@ -282,7 +284,7 @@ _SAID = {
     "tiny": f"smaller than {quality.TINY} pixels",
     "small": "less than a quarter of the usual size",
     "elongated": f"at least {quality.LONG:g} times as long as wide",
-    "turned": "stored lying, with a note in EXIF how to turn it",
+    "turned": "stored turned or mirrored, which EXIF says",
 }
 
 

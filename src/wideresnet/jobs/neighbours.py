@@ -1,0 +1,178 @@
+"""A model and the data it was trained on → its training pictures in its own feature space, for the nearest of them.
+What that takes is computed once and kept in the run's folder."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wideresnet import data as data_room
+from wideresnet import files, runs, runtime
+from wideresnet.data.decoding import digest_of, upright
+from wideresnet.errors import DataError, ImageError, ModelFileError, TrainingStopped, UsageError
+from wideresnet.explanation import Neighbour
+from wideresnet.prediction import Predictor
+from wideresnet.reading import Reading
+
+KEPT = "features.safetensors"  # in the run's folder
+_ENTRY = "wideresnet"
+_VERSION = 1
+_AT_ONCE = 1 << 20  # pixels embedded at once
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """N pictures that a model was trained on. embeddings float16 [N, D], each of about length 1; digests as `Pictures`
+    has them; data: where the pictures are, None if they are gone."""
+
+    embeddings: Tensor
+    names: tuple[str, ...]
+    labels: tuple[str, ...]
+    digests: tuple[bytes, ...]
+    data: data_room.Data | None
+
+    def nearest(self, embedding: Tensor, own: bytes, num: int, predictor: Predictor) -> tuple[Neighbour, ...]:
+        """Of a picture's embedding [D] and its digest; nearest first, of equally near ones the earlier."""
+        distances = 1 - F.normalize(self.embeddings.float()) @ F.normalize(embedding, dim=0)
+        order = distances.sort(stable=True).indices[:num].tolist()
+        return tuple(
+            Neighbour(
+                self.names[i],
+                self.labels[i],
+                max(0.0, float(distances[i])),
+                self._image(i, predictor),
+                self.digests[i] == own,
+            )
+            for i in order
+        )
+
+    def _image(self, i: int, predictor: Predictor) -> Any:
+        if self.data is None:
+            return None
+        for listing in self.data.splits.values():
+            if self.names[i] in listing.names:
+                try:
+                    image = upright(listing.sources[listing.names.index(self.names[i])], listing.max_pixels)
+                except ImageError:
+                    return None
+                if digest_of(image) != self.digests[i]:
+                    return None
+                resized = predictor.card.preprocess.resize(image).permute(1, 2, 0)
+                return resized.expand(-1, -1, 3).contiguous().numpy()
+        return None
+
+
+def reference(
+    predictor: Predictor, model: Path, data: str | Path | None, reading: Reading, watch: runtime.Watch
+) -> tuple[Reference | None, list[str]]:
+    """The pictures that the model at `model` was trained on, of `data`, or of its run's; None, and a note with the
+    reason, where they are not to be had. Raises DataError if `data` is given and cannot be read."""
+    if data is not None:
+        return _computed(predictor, data_room.read(data, reading, watch), watch)
+    try:
+        if not model.is_dir():
+            raise UsageError(f"{model} is a model file, which does not say where its data is")
+        return _of_run(predictor, model, reading, watch)
+    except (DataError, ModelFileError, UsageError) as error:
+        return None, [f"no nearest pictures: {error}; --data DATA gives what it was trained on"]
+
+
+def _of_run(predictor: Predictor, folder: Path, reading: Reading, watch: runtime.Watch) -> tuple[Reference, list[str]]:
+    config = runs.read_config(folder)
+    of = {"model": files.sha256((folder / runs.MODEL).read_bytes()), "data": config.data}
+    kept = _read(folder / KEPT, of)
+    try:
+        listing = data_room.read(config.data, dataclasses.replace(config.reading, download=reading.download), watch)
+    except (DataError, UsageError) as error:
+        if kept is None:
+            raise
+        return kept, [f"the nearest pictures are not there to be shown: {error}"]
+    if kept is not None:
+        return dataclasses.replace(kept, data=listing), []
+    made, notes = _computed(predictor, listing, watch)
+    try:
+        if not os.access(folder, os.W_OK):
+            raise TrainingStopped(f"{folder} cannot be written to")
+        _write(folder / KEPT, made, of)
+    except TrainingStopped as error:
+        notes.append(f"the features of its training pictures are not kept for the next time: {error}")
+    return made, notes
+
+
+def _computed(predictor: Predictor, listing: data_room.Data, watch: runtime.Watch) -> tuple[Reference, list[str]]:
+    """Those of `listing` that the model says it was trained on; if none, its train part, or all that it has."""
+    loaded = data_room.load(listing, predictor.card.preprocess, max_bad=None, watch=watch)
+    seen = predictor.extra.get("seen", torch.empty(0, 8, dtype=torch.uint8))
+    known = {bytes(row) for row in seen.numpy()}
+    rows = {
+        split: [i for i, one in enumerate(part.digests) if one[:8] in known] for split, part in loaded.parts.items()
+    }
+    found = {one[:8] for split, part in loaded.parts.items() for one in part.digests} & known
+    notes = [note for note in loaded.notes if note]
+    if not found:
+        which = ["train"] if "train" in loaded.parts else list(loaded.parts)
+        rows = {split: list(range(len(loaded.parts[split]))) for split in which}
+        notes.append(f"the nearest pictures are of {listing.place}, of which the model was trained on none")
+    elif len(found) < len(known):
+        notes.append(f"of {len(known):,} pictures that it was trained on {len(found):,} are in {listing.place}")
+    parts = [loaded.parts[split].take(torch.tensor(some, dtype=torch.int64)) for split, some in rows.items() if some]
+    if not parts:
+        raise DataError(f"{listing.place}: no picture that can be read")
+    embeddings, total, side = list[Tensor](), sum(map(len, parts)), predictor.card.preprocess.size
+    for part in parts:
+        for images in part.images.split(max(1, min(256, _AT_ONCE // side**2))):
+            embeddings.append(F.normalize(predictor.embed(images)[1]).half())
+            watch.progress("features of the training pictures", sum(map(len, embeddings)), total, "")
+    labels = [int(label) for part in parts for label in part.labels]
+    return (
+        Reference(
+            torch.cat(embeddings),
+            tuple(name for part in parts for name in part.names),
+            tuple(listing.class_names[label] for label in labels),
+            tuple(one for part in parts for one in part.digests),
+            listing,
+        ),
+        notes,
+    )
+
+
+def _write(path: Path, made: Reference, of: Mapping[str, str]) -> None:
+    from safetensors.torch import save
+
+    tensors = {
+        "embeddings": made.embeddings,
+        "digests": torch.frombuffer(bytearray(b"".join(made.digests)), dtype=torch.uint8).reshape(
+            len(made.digests), -1
+        ),
+    }
+    entry = {"version": _VERSION, **of, "names": made.names, "labels": made.labels, "digest": _digest(tensors)}
+    files.write_whole(path, save(tensors, metadata={_ENTRY: json.dumps(entry, ensure_ascii=False)}))
+
+
+def _read(path: Path, of: Mapping[str, str]) -> Reference | None:
+    """None where nothing is kept, or of another model or other data, or damaged: it is computed anew then."""
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            entry = json.loads((file.metadata() or {})[_ENTRY])
+            if {name: entry[name] for name in ("version", *of)} != {"version": _VERSION, **of}:
+                return None
+            tensors = {name: file.get_tensor(name) for name in ("embeddings", "digests")}
+        names, labels = tuple(entry["names"]), tuple(entry["labels"])
+        whole = entry["digest"] == _digest(tensors) and len(names) == len(labels) == len(tensors["embeddings"])
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+        return None
+    digests = tuple(bytes(row) for row in tensors["digests"].numpy())
+    return Reference(tensors["embeddings"], names, labels, digests, None) if whole else None
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    return files.sha256(*(value.contiguous().numpy().tobytes() for value in tensors.values()))
