@@ -127,6 +127,7 @@ def describe_model(model: str | Path, *, download: bool = False) -> dict[str, An
         "classes": list(card.class_names),
         "preprocess": card.preprocess.to_dict(),
         **scale,
+        **({"unknown": dict(card.unknown)} if card.unknown else {}),
         "figures": dict(card.figures),
         "trained": dict(card.trained),
         **(
