@@ -35,8 +35,10 @@ def test_wrong_labels_among_clear_classes_are_the_first_suspects_with_the_class_
     probs, judged = check.out_of_sample(embeddings, labels, list(range(600)))
     found = suspects(probs, labels, judged)
     assert judged.all()
-    assert len(wrong & {one.row for one in found[:30]}) >= 28
-    assert all(one.likely != labels[one.row] and one.confidence > one.of_label for one in found[:30])
+    rows = [one.row for one in found]
+    assert set(rows) <= wrong
+    assert len(rows) >= 28, f"{len(rows)} of 30"
+    assert all(one.likely != labels[one.row] and one.confidence >= 5 * one.of_label for one in found)
 
 
 def test_who_is_suspected_does_not_depend_on_the_order_of_the_pictures() -> None:
@@ -77,7 +79,7 @@ def test_a_model_names_the_pictures_that_were_put_into_the_wrong_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = shapes(tmp_path / "set", {"disc": 60, "bar": 60})
-    wrn.train(root, arch="wrn_10_1", epochs=6, out=tmp_path / "run", watch=QUIET)
+    wrn.train(root, arch="wrn_10_1", epochs=12, out=tmp_path / "run", watch=QUIET)
     moved = [root / "disc" / f"{i}.png" for i in range(3)]
     for path in moved:
         path.rename(root / "bar" / f"was-disc-{path.name}")
@@ -88,7 +90,8 @@ def test_a_model_names_the_pictures_that_were_put_into_the_wrong_folder(
     assert "the model was trained on" in out
     found = checked(root, model=tmp_path / "run")
     [finding] = [one for one in found.findings if one.kind == "suspect"]
-    assert {one.pictures[0].name for one in finding.items[:3]} == {f"bar/was-disc-{path.name}" for path in moved}
+    first = {one.pictures[0].name for one in finding.items[:5]}
+    assert {f"bar/was-disc-{path.name}" for path in moved} <= first
     assert finding.items[0].note.startswith("rather disc: ")
     assert cli.run(["data", "check", str(root), "--model", str(tmp_path / "run"), "--device", "cuda:9"]) == 2
 
@@ -114,7 +117,8 @@ def test_the_short_check_names_what_is_wrong_and_how_to_see_more(tmp_path: Path)
     assert [note.partition("; `wrn")[0] for note in notes] == [
         "many has 21 pictures and few has 1: --class-weights or --balanced help",
         "1 picture is blank, as train/many/blank.png",
-        "1 pair is nearly the same in two splits, which flatters the figures, as test/few/mirror.png and train/many/0.jpg",
+        "1 pair is nearly the same in two splits, which flatters the figures, as test/few/mirror.png and "
+        "train/many/0.jpg",
         "1 pair is nearly the same and differently labelled, as test/few/mirror.png (few) and train/many/0.jpg (many)",
     ]
     assert all(note.endswith(f"; `wrn data check '{root}'` shows more") for note in notes)

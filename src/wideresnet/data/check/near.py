@@ -19,7 +19,9 @@ from wideresnet.data.check.looks import SIDE
 CANDIDATE = 0.93  # cosine of two descriptors from which a pair is looked at
 WINDOW_CANDIDATE = 0.89  # the same of a window of one and the other
 COARSE = 0.89  # correlation of the softened pixels, on 16×16, as they lie
-LIKE, DETAIL = 0.93, 0.68  # correlation of the pixels, and of what is finer than 5 of them, where they lie as they are
+# Correlation of the pixels, and of what is finer than 5 of them, where they lie as they are: JPEG takes detail from
+# what has little, and the likeness of the rest must be the greater.
+HOLDS = ((0.90, 0.67), (0.98, 0.45))
 LAID_COARSE = 0.95  # of the grey values on 16×16, once one is moved for it
 LAID_LIKE, LAID_DETAIL = 0.97, 0.80  # what can be moved fits more by chance
 _MOST = 16  # candidates of a picture in a block: where all pictures are alike, the likest
@@ -190,7 +192,7 @@ def _laid_and_compared(left: Tensor, right: Tensor, how: _How) -> Tensor:
     likeness, rest = torch.zeros(len(left)), torch.arange(len(left))
     if isinstance(how, str):
         alike, detail = _correlations(left, right, torch.ones(len(left), 1, *left.shape[2:]))
-        holds = (alike >= LIKE) & (detail >= DETAIL)
+        holds = torch.stack([(alike >= like) & (detail >= fine) for like, fine in HOLDS]).any(0)
         likeness[holds] = alike[holds]
         rest = (~holds).nonzero().flatten()
     gray_a, gray_b = (_soft(_gray(images[rest])) for images in (left, right))

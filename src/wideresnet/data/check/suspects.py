@@ -10,7 +10,7 @@ import numpy.typing as npt
 from wideresnet import runtime
 
 FOLDS = 5
-TIMES = 10  # as likely is a class as the label, so that the label is doubtful
+TIMES = 5  # as likely is a class as the label, so that the label is doubtful
 FEWEST = 5  # pictures of a class, so that each part has others of it to learn from
 
 _Floats = npt.NDArray[np.float64]
