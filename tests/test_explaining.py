@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from wideresnet.checkpoint import Card, load_model, save_model
 from wideresnet.cli import run
 from wideresnet.data import read
 from wideresnet.errors import DataError, ImageError, ModelFileError, UsageError
+from wideresnet.explanation import Check
 from wideresnet.model import WideResNetClassifier
 from wideresnet.preprocess import Fit, Preprocess
 from wideresnet.report import explaining
@@ -65,7 +66,8 @@ def test_each_picture_has_heat_of_its_own_size_and_the_answer_of_wrn_predict(pla
     for one, answer in zip(found, wrn.load(place / "run")([*files]), strict=True):
         for heat in (one.heat, one.finer, one.check):
             assert heat is not None
-            assert (heat.shape, heat.dtype) == ((8, 8), np.float32)
+            assert heat.shape == (8, 8)
+            assert heat.dtype == np.float32
             assert 0 <= heat.min() <= heat.max() <= 1
         assert one.heat.max() == 1
         assert one.prediction.label == answer.label == one.class_name
@@ -213,8 +215,8 @@ def test_the_check_asked_for_is_the_one_that_is_made(place: Path) -> None:
 def test_odd_pictures_have_finite_heat_within_bounds(
     image: np.ndarray, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    for check in ("occlusion", "integrated-gradients"):
-        (one,) = wrn.explain(model_file(tmp_path / "m.safetensors", **options), image, check=check)  # type: ignore[arg-type]
+    for check in get_args(Check):
+        (one,) = wrn.explain(model_file(tmp_path / "m.safetensors", **options), image, check=check)
         for heat in (one.heat, one.finer, one.check):
             assert heat is not None
             assert heat.shape == image.shape[:2]

@@ -72,7 +72,7 @@ def test_captum_agrees_on_a_network_of_torchvision_too() -> None:
     x, classes = torch.randn(2, 3, 96, 96), torch.tensor([1, 3])
     (layer,) = places.layers(made, 3, 96)
     assert (layer.name, layer.side, layer.grid) == ("layer4", 3, Grid(32, -15.5))
-    theirs = LayerGradCam(made, made.layer4).attribute(x, classes, relu_attributions=True)  # type: ignore[arg-type]
+    theirs = LayerGradCam(made, made.layer4).attribute(x, classes, relu_attributions=True)
     ours = np.stack([one[0].heat for one in maps.grad_cam(made, x, classes, [layer])])
     assert np.abs(ours - theirs[:, 0].detach().numpy()).max() <= 1e-5 * theirs.abs().max().item()
 

@@ -57,7 +57,7 @@ def _weights(num: int, step: float, scale: float, offset: float, cells: tuple[Gr
     grid, count = cells
     points = (np.arange(num) + 0.5) * step * scale + offset  # on what the network sees
     at = ((points - grid.offset) / grid.scale - 0.5).clip(0, count - 1)
-    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(count))).astype(np.float32)
+    return np.asarray(np.maximum(0, 1 - np.abs(at[:, None] - np.arange(count))), dtype=np.float32)
 
 
 def seen(preprocess: Preprocess, height: int, width: int) -> Box:

@@ -145,7 +145,7 @@ def _shape(image: Array, side: int, least: int) -> tuple[int, int]:
     height, width = image.shape[:2]
     longer = max(height, width)
     if longer < least:
-        return height * -(-least // longer), width * -(-least // longer)
+        return height * (least // longer), width * (least // longer)
     share = min(1.0, side / longer)
     return max(1, round(height * share)), max(1, round(width * share))
 
@@ -164,11 +164,9 @@ def overlay(e: Explanation, what: str, shape: tuple[int, int]) -> Array:
     colours = 255 * matplotlib.colormaps["inferno"](0.25 + 0.75 * heat)[..., :3].astype(np.float32)
     opacity = (0.8 * heat**0.8)[..., None]
     drawn = pale * (1 - opacity) + colours * opacity
-    warm = heat >= 0.5
-    inner = warm.copy()
-    for shift, axis in ((1, 0), (-1, 0), (1, 1), (-1, 1)):
-        inner &= np.roll(warm, shift, axis)
-    drawn[warm & ~inner] = 255
+    warm = np.pad(heat >= 0.5, 1, mode="edge")
+    inner = warm[:-2, 1:-1] & warm[2:, 1:-1] & warm[1:-1, :-2] & warm[1:-1, 2:]
+    drawn[warm[1:-1, 1:-1] & ~inner] = 255
     return _striped(drawn, e)
 
 
