@@ -104,7 +104,9 @@ def peer(checkout: str, data: str, size: int, num: int) -> None:
                 made.append(np.uint8(np.array(getattr(theirs, one.name)(Image.fromarray(image), severity))))
             ours = corruptions.corrupt(images, digests, one, severity)
             if one.name == "impulse_noise":
-                cells.append(f"changed {100 * (ours != images).mean():.2f} and {100 * (made != images).mean():.2f} %")
+                cells.append(
+                    f"changed {100 * (ours != images).mean():.2f} and {100 * (np.stack(made) != images).mean():.2f} %"
+                )
             else:
                 cells.append(f"{np.abs(ours - np.stack(made).astype(float)).mean():.4f}")
         print(f"| {one.name} | {' | '.join(cells)} |", flush=True)
