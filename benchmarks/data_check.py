@@ -202,8 +202,12 @@ def times(folder: Path) -> None:
             "--report",
             str(folder / "time.html"),
         ]
+        before = os.times()
         subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
-        print(f"{source.name}: {time.perf_counter() - start:.0f} s, the whole command")
+        now = os.times()
+        used = now.children_user + now.children_system - before.children_user - before.children_system
+        took = time.perf_counter() - start
+        print(f"{source.name}: {took:.0f} s, the whole command; {used:.0f} s of processor time", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ _BATCH = 4096
 
 
 def brief(parts: Mapping[str, Pictures], class_names: Sequence[str], place: str) -> list[str]:
-    """Notes to a person; none on data where all is well. Costs about a hundredth of a training: pictures that are
-    decoded anew each time, and more than `AT_MOST`, are not looked at, nor are parts of pictures searched for."""
+    """Notes to a person; none on data where all is well. Takes seconds: pictures that are decoded anew each time,
+    and more than `AT_MOST`, are not looked at, nor are parts of pictures searched for."""
     notes = _imbalance(parts, class_names)
     there = [pictures for pictures in parts.values() if len(pictures)]
     num = sum(map(len, there))
