@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import wideresnet as wrn
-from wideresnet import runtime
+from wideresnet import networks, runtime
 from wideresnet.checkpoint import Card, load_model, save_model
 from wideresnet.cli import run
 from wideresnet.data import read
@@ -24,6 +25,13 @@ from wideresnet.explanation import Check
 from wideresnet.model import WideResNetClassifier
 from wideresnet.preprocess import Fit, Preprocess
 from wideresnet.report import explaining
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks so small are computed as fast by one, which waits for nobody where the machine is busy."""
+    with runtime.threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -346,3 +354,16 @@ def test_an_answer_that_is_not_finite_is_told_and_not_drawn(tmp_path: Path, caps
     assert "not finite" in capsys.readouterr().out
     with pytest.raises(DataError, match="picture 1: the network's answer to it is not finite"):
         wrn.explain(path, photo(20, 20))
+
+
+def test_a_network_of_a_library_is_explained_by_its_last_map(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = networks.create("torchvision:resnet18", 2)
+    preprocess = Preprocess(size=64, mean=(0.5,) * 3, std=(0.25,) * 3)
+    card = Card(architecture=networks.architecture_of(network), class_names=("a", "b"), preprocess=preprocess)
+    save_model(tmp_path / "m.safetensors", network.state_dict(), card)
+    (one,) = wrn.explain(tmp_path / "m.safetensors", photo(50, 80), neighbours=0)
+    assert one.finer is None
+    assert one.heat.shape == one.check.shape == (50, 80)
+    assert len(explaining.shown(one).panels) == 3
+    assert explaining.sheet(one).shape[1] > 600

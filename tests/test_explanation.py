@@ -1,6 +1,7 @@
 """Maps of what a network looked at: their definitions, their laws, and where they lie on the picture."""
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional as F
 
-from wideresnet import networks
+from wideresnet import networks, runtime
 from wideresnet.errors import UsageError
 from wideresnet.explanation import Grid, Map, maps, places
 from wideresnet.model import WideResidualBlock, WideResNetClassifier
@@ -31,6 +32,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "same": {"padding": "same", "stride_on": "conv2"},
     "without-bn": {"norm": "none", "conv_bias": "all"},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks so small are computed as fast by one, which waits for nobody where the machine is busy."""
+    with runtime.threads(1):
+        yield
 
 
 def network(seed: int = 0, **options: Any) -> WideResNetClassifier:
