@@ -82,7 +82,7 @@ def unknown_scores(found: OodFigures) -> str:
         axes.axvline(found.threshold, **style)
     axes.set(xlim=(low, high), xlabel="score: to the right, more unknown", ylabel="pictures")
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(_percent(decimals=0))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     _legend(axes, columns=3)
