@@ -176,6 +176,7 @@ def _each(
             facts=explainer.facts(),
             pictures=shown,
             num_pictures=done - len(failed),
+            nearest=explainer.nearest,
             failed=failed,
             notes=explainer.notes,
         )
@@ -281,6 +282,13 @@ class _Explainer:
             neighbours=near or (),
             trained_on=None if self.seen is None else own[:8] in self.seen,
         )
+
+    @property
+    def nearest(self) -> str:
+        """What the nearest pictures are nearest among."""
+        digests, seen = self.reference.digests if self.reference else (), self.seen or frozenset[bytes]()
+        trained = any(one[:8] in seen for one in digests)
+        return f"Most like it, of {'what it was trained on' if trained else 'the pictures given'}"
 
     def facts(self) -> list[tuple[str, str]]:
         card, last = self.predictor.card, self.layers[0]

@@ -54,6 +54,7 @@ class Page:
     facts: Sequence[tuple[str, str]]
     pictures: Sequence[Shown]
     num_pictures: int
+    nearest: str = "Most like it"
     failed: Sequence[str] = ()
     notes: Sequence[str] = ()
 
@@ -221,7 +222,7 @@ def sheet(e: Explanation) -> Array:
             pen.rectangle((_GAP + 140, at + 6, _GAP + 140 + share * bars, at + 14), _ACCENT)
         pen.text((_GAP + 150 + bars, at), percent(share), _SOFT, _font(15))
     if near:
-        pen.text((middle, y), "Most like it, of what it was trained on", _INK, _font(15))
+        pen.text((middle, y), "Most like it", _INK, _font(15))
     for number, one in enumerate(near[: max(1, (width - middle - _GAP) // (thumb + 10))]):
         x = middle + number * (thumb + 10)
         if one.image is None:
