@@ -429,7 +429,7 @@ def test_the_sentence_names_the_weakest_or_says_that_there_is_none() -> None:
     right[2, 4, 2:] = False
     expected = "Loses most under impulse noise: 90.0 % → 44.0 % over all severities, 20.0 % at the strongest."
     assert figures(right, np.arange(10) < 9).sentence == expected
-    assert figures(np.ones((2, 5, 4), bool), np.ones(4, bool)).sentence.startswith("No corruption makes it worse")
+    assert figures(np.ones((2, 5, 4), bool), np.ones(4, bool)).sentence.startswith("On average over the severities no corruption makes it worse")
 
 
 def test_the_interval_of_the_mean_covers_as_often_as_it_says() -> None:
@@ -604,3 +604,12 @@ def test_one_picture_of_one_class_is_judged_too(trained: tuple[Path, Path], tmp_
     low, high = found.mean_error_interval
     assert low < high
     assert dataclasses.replace(found, seed=1).figures()["seed"] == 1
+
+
+def test_which_pictures_are_corrupted_does_not_depend_on_how_classes_are_numbered() -> None:
+    labels, digests = [i % 7 for i in range(3003)], [bytes([i // 256, i % 256]) for i in range(3003)]
+    for at_most in (1000, 200, 5):
+        taken = chosen(labels, digests, at_most)
+        assert chosen([6 - label for label in labels], digests, at_most) == taken
+    many = chosen(list(range(2000)), [str(i).encode() for i in range(2000)], 1000)
+    assert 400 < sum(row >= 1000 for row in many) < 600, "not the classes of the lowest numbers alone"

@@ -1,5 +1,6 @@
 """A picture in any form → what the model sees in it: path, bytes, PIL image, array, tensor, or a list of them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wideresnet import engines, images, kinds, metrics, runtime
+from wideresnet import engines, images, kinds, metrics, networks, runtime
 from wideresnet.checkpoint import Card, ModelFile, load_model
 from wideresnet.errors import ImageError, ModelFileError, UsageError
 
@@ -52,11 +53,15 @@ class Predictor:
         file = load_model(Path(path))
         self.card: Card = file.card
         self.extra = file.extra  # what travels with the weights
-        self.unknown = unknown_score(file)  # what tells unknown pictures
+        try:
+            self.unknown = unknown_score(file)  # what tells unknown pictures
+            # Of confidence, from which on it answers.
+            self.threshold = 0.0 if abstain is None else abstain_threshold(file.extra, abstain)
+        except ModelFileError as error:
+            raise ModelFileError(f"{path}: {error}") from error
         self.device = runtime.choose_device(device)
         self.engine = engines.choose(file.model, file.card.preprocess, self.device, engine)
         self.model = file.model  # computed by torch: where maps and gradients are asked for
-        self.threshold = 0.0 if abstain is None else abstain_threshold(file.extra, abstain)  # of confidence
 
     @overload
     def __call__(self, picture: Picture) -> Prediction: ...
@@ -122,15 +127,28 @@ def unknown_score(file: ModelFile) -> metrics.UnknownScore | None:
     fit together."""
     if file.card.unknown.get("score") != SCORE:
         return None
-    arrays = [file.extra.get(f"{UNKNOWN}{name}", torch.empty(0)) for name in ("mean", "axes", "quantiles")]
-    mean, axes, quantiles = (array.numpy() for array in arrays)
+    mean, axes, quantiles = (file.extra.get(f"{UNKNOWN}{name}", torch.empty(0)) for name in _PARTS)
     weight = file.card.unknown.get("weight")
-    fits = axes.ndim == 2 and mean.shape == axes.shape[:1] and quantiles.shape == (100,)
-    if not fits or not isinstance(weight, int | float) or not all(np.isfinite(each).all() for each in (mean, axes)):
+    dims = mean.shape[0] if mean.dim() == 1 else 0
+    fits = (
+        (mean.dtype, axes.dtype, quantiles.dtype) == (torch.float32, torch.float32, torch.float64)
+        and axes.dim() == 2
+        and 1 <= axes.shape[1] <= axes.shape[0] == dims == networks.num_embedded(file.model)
+        and quantiles.shape == (100,)
+        and isinstance(weight, float)
+        and 0 <= weight < math.inf
+        and all(bool(each.isfinite().all()) for each in (mean, axes, quantiles))
+        and bool((quantiles.diff() >= 0).all())
+        and bool(((axes.T @ axes - torch.eye(axes.shape[1])).abs() < 1e-3).all())
+    )
+    if not fits or not isinstance(weight, float):
         raise ModelFileError(
             f"a model file whose parts that tell unknown pictures ({UNKNOWN}…) do not fit together; take another copy"
         )
-    return metrics.UnknownScore(mean, axes, weight, quantiles)
+    return metrics.UnknownScore(mean.numpy(), axes.numpy(), weight, quantiles.numpy())
+
+
+_PARTS = ("mean", "axes", "quantiles")
 
 
 def val_answers(confidence: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]) -> dict[str, Tensor]:

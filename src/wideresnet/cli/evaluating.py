@@ -61,7 +61,7 @@ def evaluate(
     tta
         Test-time augmentation: flip averages the probabilities of each picture and its mirror image.
     ood
-        Other data, in classes or not, with pictures of none of MODEL's classes: how well they are told from DATA's.
+        Other data, or a folder of pictures, of none of MODEL's classes: how well they are told from DATA's.
     corruptions
         Judge it also on pictures in noise, blurred, in snow or fog, badly compressed…: 14 corruptions, 5 severities.
     corruption_pictures
@@ -223,6 +223,6 @@ def _corruption_pictures(text: str | None, corruptions: bool) -> dict[str, Any]:
         return {}
     if not corruptions:
         raise UsageError(f"--corruption-pictures {text}: says how many pictures --corruptions takes; give that too")
-    if text != "all" and not text.isdecimal():
+    if text != "all" and not (text.isdecimal() and len(text) < 20):
         raise UsageError(f"--corruption-pictures {text}: expected a whole number from 1, or all")
     return {"corruption_pictures": None if text == "all" else int(text)}

@@ -98,7 +98,10 @@ class CorruptionFigures:
         means = self.right.mean(axis=(1, 2))
         worst = self.weakest
         if means[worst] >= self.clean_accuracy:
-            return f"No corruption makes it worse: {_percent(self.clean_accuracy)} of the clean pictures are right."
+            return (
+                f"On average over the severities no corruption makes it worse: {_percent(self.clean_accuracy)} of the "
+                "clean pictures are right."
+            )
         return (
             f"Loses most under {self.titles[worst]}: {_percent(self.clean_accuracy)} → {_percent(means[worst])} "
             f"over all severities, {_percent(self.accuracy[worst, 4])} at the strongest."
@@ -130,7 +133,7 @@ class CorruptionFigures:
 def chosen(labels: Sequence[int], digests: Sequence[bytes], at_most: int | None, seed: int = 0) -> list[int]:
     """Rows of at most so many pictures (None: all), in order: of every class its share, by largest remainders.
 
-    Which ones is a function of the seed and the pictures, whatever their order.
+    Which ones is a function of the seed and the pictures, whatever their order and however their classes are numbered.
     """
     if at_most is None or at_most >= len(labels):
         return list(range(len(labels)))
@@ -140,7 +143,9 @@ def chosen(labels: Sequence[int], digests: Sequence[bytes], at_most: int | None,
         by_class.setdefault(labels[row], []).append(row)
     exact = {label: len(rows) * at_most / len(labels) for label, rows in by_class.items()}
     counts = {label: int(share) for label, share in exact.items()}
-    for label in sorted(exact, key=lambda one: (counts[one] - exact[one], one))[: at_most - sum(counts.values())]:
+    for label in sorted(exact, key=lambda one: (counts[one] - exact[one], rank[by_class[one][0]]))[
+        : at_most - sum(counts.values())
+    ]:
         counts[label] += 1
     return sorted(row for label, rows in by_class.items() for row in rows[: counts[label]])
 

@@ -63,15 +63,15 @@ class OodFigures:
     @property
     def sentence(self) -> str:
         if self.called_unknown is None:
-            passing = (
-                f"where 95\N{NARROW NO-BREAK SPACE}% of its own pictures pass, so do {_percent(self.fpr95)} of these"
-            )
-            return f"The model has no threshold for unknown pictures; {passing}."
-        own, other = self.called_unknown
-        noticed = f"It notices {_percent(other)} of these pictures as unknown"
-        if self.auroc <= 0.6:
-            return f"{noticed}, and {_percent(own)} of its own: it can hardly tell them apart."
-        return f"{noticed}, and takes {_percent(own)} of its own for unknown ones."
+            passing = f"where 95 % of its own pictures pass, so do {_percent(self.fpr95)} of these"
+            told = f"The model has no threshold for unknown pictures; {passing}"
+        else:
+            own, other = self.called_unknown
+            told = f"It notices {_percent(other)} of these pictures as unknown, and takes {_percent(own)} of its own"
+            told += " for unknown ones"
+        if self.auroc < 0.4:
+            return f"{told}: it takes them for known rather than its own, as if the two were exchanged."
+        return f"{told}: it can hardly tell them apart." if self.auroc <= 0.6 else f"{told}."
 
     def figures(self) -> dict[str, Any]:
         own, other = self.called_unknown or (None, None)
@@ -89,4 +89,4 @@ class OodFigures:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\N{NARROW NO-BREAK SPACE}%"
+    return f"{100 * share:.1f} %"

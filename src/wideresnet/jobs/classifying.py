@@ -78,16 +78,13 @@ def judge(prepared: "Prepared", state: training.State, folder: Path) -> Evaluati
     assert file is not None
     engine = engines.choose(file.model, prepared.preprocess, prepared.device)
     split = next(name for name in ("test", "val", "train") if name in parts)
-    pictures, answers = parts[split], dict[str, tuple[np.ndarray, Tensor | None]]()
-    for name in dict.fromkeys(name for name in ("val", split) if name in parts):
-        found, embeddings = classification.embed(parts[name], engine, world)
-        answers[name] = found.numpy(), embeddings
-    temperature, kept = _of_val(parts["val"], answers["val"][0], prepared) if "val" in parts else (1.0, {})
-    logits = answers[split][0]
+    pictures, held_out = parts[split], "val" if "val" in parts else split
+    answers, embeddings = classification.embed(parts[held_out], engine, world)
+    temperature, kept = _of_val(parts["val"], answers.numpy(), prepared) if "val" in parts else (1.0, {})
+    logits = (answers if split == held_out else classification.logits(pictures, engine, world)).numpy()
     if not np.isfinite(logits).all():
         raise Diverged(f"the network's answers on {split} are not finite; try a lower --lr")
-    held_out = "val" if "val" in parts else split
-    told, tensors = unknown.fitted(prepared, engine, held_out, answers[held_out])
+    told, tensors = unknown.fitted(prepared, engine, held_out, (answers.numpy(), embeddings))
     evaluation = Evaluation(
         data=Path(prepared.config.data).name,
         split=split,

@@ -97,29 +97,25 @@ def evaluate(
     if not len(pictures):
         raise DataError(f"{listing.place}: no picture in {split}")
     notes += [*trained_on(pictures, predictor.extra), *unknown.overlap(other, pictures, predictor.extra)]
-    if chosen := split == "val" and chosen_by:
-        notes.append("training chose by these pictures (epoch, temperature, thresholds), which flatters the figures")
-    if tta == "flip" and not recipes.flips_are_safe(card.class_names):
-        notes.append("--tta flip: by their names, some classes look like others, or like none, in the mirror")
-    if tta == "flip" and abstain is not None:
-        notes.append("the threshold of --abstain was chosen without --tta")
+    chosen = split == "val" and chosen_by
+    notes += _caveats(card, tta, chosen=chosen, abstains=abstain is not None)
+    if other is not None and chosen_by and card.unknown.get("split") == split == "test":
+        notes.append("the threshold for unknown pictures was measured on these very pictures: there was no val part")
 
     judged = partial(_judged, data=Path(listing.place).name, split=split, class_names=card.class_names, tta=tta)
-    evaluation, embeddings = judged(predictor, str(model), pictures, embed=ood is not None)
+    evaluation = judged(predictor, str(model), pictures)
     asked = None if abstain is None else (abstain, predictor.threshold)
     evaluation = dataclasses.replace(evaluation, chosen=chosen, abstain=asked)
     if rival is not None and against is not None:
         alike = rival.card.preprocess == card.preprocess
         theirs = pictures if alike else seen_by(rival)[0][split]
         notes += [f"{against}: {note}" for note in trained_on(theirs, rival.extra)]
-        evaluation = dataclasses.replace(
-            evaluation, against=judged(rival, str(against), theirs, class_map=class_map)[0]
-        )
+        evaluation = dataclasses.replace(evaluation, against=judged(rival, str(against), theirs, class_map=class_map))
+        notes += [f"with {model} alone: corruptions, unknown pictures"] * (corruptions or other is not None)
     for note in notes:
         watch.line(f"note: {note}")
     if other is not None:
-        by = engines.with_tta(predictor.engine, tta, card.temperature)
-        evaluation = unknown.judged(evaluation, embeddings, predictor, by, other)
+        evaluation = unknown.judged(evaluation, pictures, predictor, other)
     if corruptions:
         seen = engines.with_tta(predictor.engine, tta, card.temperature), card.preprocess
         evaluation = corrupting.judged(evaluation, pictures, *seen, at_most=corruption_pictures, watch=watch)
@@ -187,19 +183,14 @@ def _judged(
     class_names: tuple[str, ...],
     tta: engines.TTA,
     class_map: Mapping[str, str] = MappingProxyType({}),
-    embed: bool = False,
-) -> tuple[Evaluation, Tensor | None]:
-    """Its answers, in the order of `class_names`, to which class_map leads from its own; and the embeddings, where they
-    are asked for and the model can tell unknown pictures by them. Raises ModelFileError if answers are not numbers."""
-    computed_by, embeddings = engines.with_tta(one.engine, tta, one.card.temperature), None
-    if embed and one.unknown is not None:
-        answers, embeddings = computed_by.embed(pictures.images)
-    else:
-        answers = computed_by.compute(pictures.images)
-    logits = answers.numpy()
+) -> Evaluation:
+    """Its answers, in the order of `class_names`, to which class_map leads from its own. Raises ModelFileError if they
+    are not numbers."""
+    computed_by = engines.with_tta(one.engine, tta, one.card.temperature)
+    logits = computed_by.compute(pictures.images).numpy()
     check_finite(logits, pictures.names, named)
     own = renamed(one.card.class_names, class_names, class_map)
-    evaluation = Evaluation(
+    return Evaluation(
         data=data,
         split=split,
         engine=computed_by.reason,
@@ -213,7 +204,17 @@ def _judged(
         groups=pictures.groups,
         seen=count_seen(pictures, one.extra),
     )
-    return evaluation, embeddings
+
+
+def _caveats(card: Card, tta: engines.TTA, *, chosen: bool, abstains: bool) -> list[str]:
+    told = []
+    if chosen:
+        told.append("training chose by these pictures (epoch, temperature, thresholds), which flatters the figures")
+    if tta == "flip" and not recipes.flips_are_safe(card.class_names):
+        told.append("--tta flip: by their names, some classes look like others, or like none, in the mirror")
+    if tta == "flip" and abstains:
+        told.append("the threshold of --abstain was chosen without --tta")
+    return told
 
 
 def _words(e: Evaluation, data: str, class_map: Mapping[str, str]) -> list[str]:

@@ -16,7 +16,7 @@ from wideresnet.data import Data, Listing, Pictures
 from wideresnet.data.folders import pictures_below
 from wideresnet.data.listing import ALL
 from wideresnet.engines import Engine
-from wideresnet.errors import DataError
+from wideresnet.errors import DataError, UsageError
 from wideresnet.evaluation import Evaluation, OodFigures
 from wideresnet.prediction import Predictor
 from wideresnet.preprocess import Preprocess
@@ -25,9 +25,8 @@ from wideresnet.reading import Reading
 if TYPE_CHECKING:
     from wideresnet.jobs.preparation import Prepared
 
-FIT_ON = (
-    10_000  # pictures of train at most: some hundred axes need no more, and a pass of all would take an epoch's third
-)
+# Pictures of train at most: some hundred axes need no more, and a pass of all would take an epoch's third.
+FIT_ON = 5_000
 
 
 def fitted(
@@ -39,14 +38,14 @@ def fitted(
     """For the card and for `extra`: fitted on the train part, its threshold from `split`, of which the logits and
     embeddings are given. Nothing where it cannot be, which is said."""
     config, (logits, embeddings) = prepared.config, held_out
+    if split == "train" or embeddings is None:
+        why = "no pictures are held out" if split == "train" else "it has more than one layer of classes"
+        prepared.watch.line(f"note: the model will not tell unknown pictures: {why}")
+        return {}, {}
+    train = classification.embeddings_of_some(prepared.train, engine, FIT_ON, config.seed, prepared.world)
     try:
-        if split == "train":
-            raise ValueError("no pictures are held out")
-        if embeddings is None:
-            raise ValueError("it has more than one layer of classes")
-        train = classification.embeddings_of_some(prepared.train, engine, FIT_ON, config.seed, prepared.world)
         score = metrics.fit_unknown(train.numpy(), logits, embeddings.numpy())
-    except ValueError as error:
+    except ValueError as error:  # too few pictures, or what is not finite; the same in every process
         prepared.watch.line(f"note: the model will not tell unknown pictures: {error}")
         return {}, {}
     if split != "val":
@@ -76,10 +75,15 @@ def read(
     UsageError."""
     if data is None:
         return None
+    if not str(data):
+        raise UsageError("--ood: its name is empty; expected data, or a folder of pictures")
     # Columns are named for the known data; these pictures' labels are not asked for.
     plain = Reading(download=reading.download, max_pixels=reading.max_pixels)
-    listing = _listed(data, plain, watch)
-    loaded = data_room.load(listing, preprocess, cache=cache, max_bad=max_bad, watch=watch)
+    try:
+        listing = _listed(data, plain, watch)
+        loaded = data_room.load(listing, preprocess, cache=cache, max_bad=max_bad, watch=watch)
+    except DataError as error:
+        raise DataError(f"--ood: {error}") from error
     split = next((name for name in ("test", "val", ALL, "train") if len(loaded.parts.get(name, ()))), None)
     if split is None:
         raise DataError(f"--ood {data}: no picture in it; expected some that are of none of the model's classes")
@@ -87,14 +91,11 @@ def read(
 
 
 def _listed(data: str | Path, reading: Reading, watch: runtime.Watch) -> Data:
-    """As data with classes; a folder that is none, all the pictures below it."""
-    try:
+    """As data with classes; a folder with pictures but no folders of them, those pictures."""
+    folder = Path(data)
+    paths = list(pictures_below(folder)) if folder.is_dir() else []
+    if not paths or any(path.parent != folder for path in paths):
         return data_room.read(data, reading, watch)
-    except DataError:
-        folder = Path(data)
-        paths = list(pictures_below(folder)) if folder.is_dir() else []
-        if not paths:
-            raise
     names = tuple(path.relative_to(folder).as_posix() for path in paths)
     pixels = data_room.most_pixels(reading.max_pixels)
     all_of_it = Listing(paths, names, np.zeros(len(paths), np.int64), max_pixels=pixels)
@@ -113,23 +114,22 @@ def overlap(other: Unknown | None, known: Pictures, extra: Mapping[str, Tensor])
     return [f"--ood {other.data}: {of} were trained on or are among the known ones, so that they are not unknown"]
 
 
-def judged(
-    evaluation: Evaluation, embeddings: Tensor | None, predictor: Predictor, engine: Engine, other: Unknown
-) -> Evaluation:
-    """`evaluation`, whose pictures have these embeddings, with `ood`: how `engine` tells the `other` pictures from
-    them. Raises DataError if its answers to those are not finite."""
-    unknown = other.pictures
-    score = predictor.unknown
+def judged(evaluation: Evaluation, known: Pictures, predictor: Predictor, other: Unknown) -> Evaluation:
+    """`evaluation`, which is of the pictures `known`, with `ood`: how the model tells the `other` pictures from them,
+    of each as it is: averaged over several views, answers have no energy. Raises DataError if its answers to the
+    others are not finite."""
+    unknown, engine, score = other.pictures, predictor.engine, predictor.unknown
+    ours, own_embeddings = engine.embed(known.images) if score is not None else (engine.compute(known.images), None)
     logits, theirs = engine.embed(unknown.images) if score is not None else (engine.compute(unknown.images), None)
     sound = logits.isfinite().all(1) & (True if theirs is None else theirs.isfinite().all(1))
     if not sound.all():
         first = unknown.names[int((~sound).nonzero()[0])]
         raise DataError(f"--ood {other.data}: the network's answer to {first} is not finite; leave the picture out")
     answers, own = logits.numpy(), predictor.card.class_names
-    if score is None or theirs is None or embeddings is None:
-        of_known, of_unknown = metrics.energy(evaluation.logits), metrics.energy(answers)
+    if score is None or theirs is None or own_embeddings is None:
+        of_known, of_unknown = metrics.energy(ours.numpy()), metrics.energy(answers)
     else:
-        of_known = score.scores(evaluation.logits, embeddings.numpy())
+        of_known = score.scores(ours.numpy(), own_embeddings.numpy())
         of_unknown = score.scores(answers, theirs.numpy())
     probs = metrics.softmax(answers.astype(np.float64) / evaluation.temperature)
     figures = OodFigures(

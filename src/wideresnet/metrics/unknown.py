@@ -27,7 +27,10 @@ class UnknownScore:
 
     def scores(self, logits: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
         """logits [N, num_classes], embeddings [N, D] → float64 [N], in nats."""
-        return np.asarray(self.weight * across(embeddings, self.mean, self.axes) + energy(logits))
+        step, parts = 1 << 12, list[np.ndarray]()  # what is computed in float64 takes many times the embeddings' memory
+        for rows in (slice(start, start + step) for start in range(0, max(1, len(logits)), step)):
+            parts.append(self.weight * across(embeddings[rows], self.mean, self.axes) + energy(logits[rows]))
+        return np.concatenate(parts)
 
     def shares(self, scores: np.ndarray) -> np.ndarray:
         """scores [N] → [N], 0…1: the share of held-out pictures that look less unknown, to a hundredth; of what looks

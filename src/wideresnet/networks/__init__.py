@@ -119,6 +119,12 @@ def class_layer(model: nn.Module) -> str:
     return found.pop()
 
 
+def num_embedded(model: nn.Module) -> int:
+    """How many numbers the layer of classes reads of a picture. Raises UsageError as `class_layer`."""
+    layer = model.get_submodule("fc" if isinstance(model, WideResNetClassifier) else class_layer(model))
+    return int(cast(Tensor, layer.weight).shape[1])
+
+
 @torch.no_grad()
 def count_macs(model: nn.Module, channels: int, size: int) -> int:
     """Multiply-accumulates of the convolutions and matrices for one picture. `model`, on the meta device, is left in
