@@ -197,7 +197,7 @@ def _judged(
         class_names=class_names,
         names=pictures.names,
         labels=pictures.labels.numpy(),
-        logits=logits[:, [own.index(name) for name in class_names]],
+        logits=np.ascontiguousarray(logits[:, [own.index(name) for name in class_names]]),  # sums to the last bit
         temperature=one.card.temperature,
         tta=tta,
         model=named,
