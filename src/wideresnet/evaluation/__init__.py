@@ -233,8 +233,9 @@ class Evaluation:
     def confused_pairs(self, limit: int, num_examples: int = 4) -> list[ConfusedPair]:
         """The (true, predicted) pairs that happened most often, at most `limit`; of equals the lower classes first."""
         by_pair: dict[tuple[int, int], list[int]] = {}
+        predicted = self.predicted
         for index in self.worst_mistakes(self.num_images):  # so that each pair's are the most confident first
-            by_pair.setdefault((int(self.labels[index]), int(self.predicted[index])), []).append(index)
+            by_pair.setdefault((int(self.labels[index]), int(predicted[index])), []).append(index)
         ordered = sorted(by_pair.items(), key=lambda item: (-len(item[1]), item[0]))
         return [ConfusedPair(*pair, len(found), tuple(found[:num_examples])) for pair, found in ordered[:limit]]
 
