@@ -429,7 +429,9 @@ def test_the_sentence_names_the_weakest_or_says_that_there_is_none() -> None:
     right[2, 4, 2:] = False
     expected = "Loses most under impulse noise: 90.0 % → 44.0 % over all severities, 20.0 % at the strongest."
     assert figures(right, np.arange(10) < 9).sentence == expected
-    assert figures(np.ones((2, 5, 4), bool), np.ones(4, bool)).sentence.startswith("On average over the severities no corruption makes it worse")
+    assert figures(np.ones((2, 5, 4), bool), np.ones(4, bool)).sentence.startswith(
+        "On average over the severities no corruption makes it worse"
+    )
 
 
 def test_the_interval_of_the_mean_covers_as_often_as_it_says() -> None:

@@ -128,6 +128,46 @@ def test_features_are_kept_with_the_run_and_made_anew_for_another_model(place: P
     assert kept.read_bytes() != before
 
 
+def test_kept_features_of_relabelled_pictures_are_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = read("digits").splits["all"]
+    data, folder = tmp_path / "data", tmp_path / "run"
+    for i in range(40):
+        place = data / "train" / ("even" if i % 2 == 0 else "odd")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(images.sources[i])).save(place / f"{i // 2}.png")  # the same names in either class
+    wrn.train(data, out=folder, arch="wrn_10_1", epochs=1, watch=runtime.QUIET)
+    words = ["explain", str(folder), str(data / "train" / "even" / "3.png"), "--json", "--neighbours", "1"]
+
+    def nearest() -> tuple[str, str, bool]:
+        assert run(words) == 0
+        (near,) = json.loads(capsys.readouterr().out)[0]["neighbours"]
+        return near["name"].replace("\\", "/"), near["label"], near["same"]
+
+    name, label, same = nearest()
+    (data / "train" / "even").rename(data / "train" / "other")
+    (data / "train" / "odd").rename(data / "train" / "even")
+    (data / "train" / "other").rename(data / "train" / "odd")
+    words[2] = str(data / "train" / "odd" / "3.png")
+    assert (label, same) == ("even", True)
+    assert nearest() == (name.replace("even", "odd"), "odd", True)
+
+
+def test_what_was_said_of_features_is_said_again_when_they_are_kept(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(place / "run", folder)
+    (folder / "features.safetensors").unlink(missing_ok=True)
+    (other / "a").mkdir(parents=True)
+    Image.fromarray(photo(8, 8)).save(other / "a" / "a.png")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "data": str(other)}))
+    for _ in range(2):
+        assert run(["explain", str(folder), str(place / "pictures" / "0.png")]) == 0
+        assert "of which the model was trained on none" in capsys.readouterr().err
+    assert (folder / "features.safetensors").exists()
+
+
 def test_a_run_whose_folder_or_data_is_out_of_reach_is_explained_all_the_same(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
