@@ -152,6 +152,56 @@ def test_kept_features_of_relabelled_pictures_are_made_anew(tmp_path: Path, caps
     assert nearest() == (name.replace("even", "odd"), "odd", True)
 
 
+def table(folder: Path, header: str, num: int = 24) -> Path:
+    """The digits as files, in a table whose columns nobody would find; two that could each be the class."""
+    folder.mkdir()
+    lines, images = [header], read("digits").splits["all"]
+    for i in range(num):
+        Image.fromarray(np.asarray(images.sources[i])).save(folder / f"{i}.png")
+        lines.append(f"{i}.png,{'odd' if i % 2 else 'even'},{'big' if i > num // 2 else 'small'}")
+    (folder / "t.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder / "t.csv"
+
+
+def test_a_table_of_unusual_columns_is_read_as_the_run_read_it_or_as_is_said(
+    tmp_path: Path, untrained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, folder = table(tmp_path / "a", "where,what,how"), tmp_path / "run"
+    wrn.train(
+        first,
+        out=folder,
+        arch="wrn_10_1",
+        epochs=1,
+        image_column="where",
+        label_column="what",
+        watch=runtime.QUIET,
+    )
+    picture = tmp_path / "b" / "3.png"
+    (tmp_path / "a").rename(tmp_path / "b")
+    words = ["explain", str(folder), str(picture), "--json", "--neighbours", "24"]
+
+    def labels(*more: str) -> set[str]:
+        assert run([*words, *more]) == 0
+        return {near["label"] for near in json.loads(capsys.readouterr().out)[0]["neighbours"]}
+
+    assert labels() == set()
+    moved = str(tmp_path / "b" / "t.csv")
+    assert labels("--data", moved) == {"even", "odd"}
+    assert labels("--data", moved, "--label-column", "how") == {"big", "small"}
+    assert labels("--data", "digits") > {"1", "2"}  # which has no columns
+    renamed = str(table(tmp_path / "c", "file,sort,how"))
+    assert run([*words, "--data", renamed]) == 2
+    assert "Say which: --" in capsys.readouterr().err
+    assert labels("--data", renamed, "--image-column", "file", "--label-column", "sort")
+    columns = {"image_column": "where", "label_column": "how"}
+    (found,) = wrn.explain(untrained, picture, data=moved, neighbours=24, **columns)  # type: ignore[arg-type]
+    assert {near.label for near in found.neighbours} == {"big", "small"}
+    (tmp_path / "b").rename(tmp_path / "a")
+    words[2] = str(tmp_path / "a" / "3.png")
+    assert labels() == labels("--max-pixels", "64") == {"even", "odd"}
+    assert labels("--label-column", "how") == {"big", "small"}
+
+
 def test_what_was_said_of_features_is_said_again_when_they_are_kept(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -340,6 +390,9 @@ def test_a_page_of_many_pictures_shows_the_first_and_says_so(place: Path, tmp_pa
         (["--check", "occlusio"], "--check"),
         (["--neighbours", "-1"], "--neighbours -1: expected a number of pictures"),
         (["--neighbours", "0", "--data", "digits"], "leave out --neighbours 0"),
+        (["--neighbours", "0", "--split-column", "s"], "--split-column=s: read for the nearest pictures alone"),
+        (["--label-column", "s"], "give --data DATA"),
+        (["--data", "digits", "--label-column", "s"], "has no columns; leave out --label-column=s"),
         (["--data", "nowhere"], "nowhere: no such file or folder"),
         (["--report", "no/such/folder.html"], "expected a file in a folder that exists"),
         (["--engine", "torch", "--max-pixels", "0"], "--max-pixels 0"),

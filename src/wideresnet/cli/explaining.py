@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from wideresnet.cli.console import percent, print_json, say, say_error, watching
 from wideresnet.cli.predicting import named_and_listed
+from wideresnet.cli.trainings import AS_FOUND, ReadingOptions
 from wideresnet.errors import DONE, SOME_FAILED, UsageError
 
 if TYPE_CHECKING:
@@ -31,8 +32,7 @@ def explain(
     json: bool = False,
     device: str = "auto",
     engine: Literal["auto", "kernels", "torch"] = "auto",
-    download: bool = False,
-    max_pixels: int | None = None,
+    reading: ReadingOptions = AS_FOUND,
 ) -> int:
     """Show where MODEL looked in each picture, how sure it is, and what it was trained on that is most like it.
 
@@ -51,7 +51,8 @@ def explain(
     neighbours
         How many of the nearest training pictures are shown; 0 for none, and their data is not read.
     data
-        Where the training pictures are, if they are not where the run was trained, or MODEL is a file.
+        Where the training pictures are, if they are not where the run was trained, or MODEL is a file; read as the run
+        read its own, if nothing else is said.
     report
         Where the HTML page goes; explanation.html if not given, in the run folder, else here.
     draw
@@ -63,10 +64,6 @@ def explain(
     engine
         What computes the answers: kernels (our own, on a CPU, where they were built and know the network) or torch;
         auto takes the first of these that can. Heat is computed by torch.
-    download
-        Fetch MODEL that is hf:OWNER/NAME, and data that is a name.
-    max_pixels
-        Refuse pictures of more pixels, from their header; 89,478,485 if not given.
     """
     from wideresnet import jobs
 
@@ -84,8 +81,7 @@ def explain(
             data=data,
             device=device,
             engine=engine,
-            download=download,
-            max_pixels=max_pixels,
+            reading=reading,
             report_file=page,
             draw=draw,
             command=shlex.join(["wrn", *sys.argv[1:]]),

@@ -74,10 +74,14 @@ def reference(
     predictor: Predictor, model: Path, data: str | Path | None, reading: Reading, watch: runtime.Watch
 ) -> tuple[Reference | None, list[str]]:
     """The pictures that the model at `model` was trained on, of `data`, or of its run's; None, and a note with the
-    reason, where they are not to be had. Raises DataError if `data` is given and cannot be read."""
+    reason, where they are not to be had. What `reading` leaves open is read as the run was. Raises DataError and
+    UsageError if `data` is given and cannot be read, and UsageError for columns of no data."""
     if data is not None:
-        made = _computed(predictor, data_room.read(data, reading, watch), watch)
+        made = _computed(predictor, _moved(model, data, reading, watch), watch)
         return made, list(made.notes)
+    if reading.columns and not model.is_dir():
+        words = " ".join(Reading(**reading.columns).words)
+        raise UsageError(f"{words}: {model} is a model file, which does not say where its data is; give --data DATA")
     try:
         if not model.is_dir():
             raise UsageError(f"{model} is a model file, which does not say where its data is")
@@ -86,11 +90,31 @@ def reference(
         return None, [f"no nearest pictures: {error}; --data DATA gives what it was trained on"]
 
 
+def _moved(model: Path, data: str | Path, reading: Reading, watch: runtime.Watch) -> data_room.Data:
+    """The data of the run at `model` where it lies now, with the columns of then; other data, if it has none such."""
+    try:
+        own = runs.read_config(model).reading if model.is_dir() else Reading()
+    except ModelFileError:
+        own = Reading()
+    try:
+        return data_room.read(data, _as_then(own, reading), watch)
+    except UsageError:
+        if not own.columns:
+            raise
+    return data_room.read(data, _as_then(Reading(max_pixels=own.max_pixels), reading), watch)
+
+
+def _as_then(own: Reading, given: Reading) -> Reading:
+    """`own`, but for what was given now; what may be downloaded is never a matter of then."""
+    limit = own.max_pixels if given.max_pixels is None else given.max_pixels
+    return dataclasses.replace(own, download=given.download, max_pixels=limit, **given.columns)
+
+
 def _of_run(predictor: Predictor, folder: Path, reading: Reading, watch: runtime.Watch) -> tuple[Reference, list[str]]:
     config = runs.read_config(folder)
     of = {"model": files.sha256((folder / runs.MODEL).read_bytes()), "data": config.data}
     try:
-        listing = data_room.read(config.data, dataclasses.replace(config.reading, download=reading.download), watch)
+        listing = data_room.read(config.data, _as_then(config.reading, reading), watch)
     except (DataError, UsageError) as error:
         kept = _read(folder / KEPT, of)
         if kept is None:
