@@ -1,6 +1,7 @@
 """`explain`: a model and pictures → where it looked, what they resemble, how sure it is; and the page and pictures that
 show it."""
 
+import dataclasses
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,8 @@ def explain(
 
     class_name: what is explained, if not the class that it says. check: the method that checks the heat. neighbours:
     how many; 0, and no data is read. data: where the training pictures are, if not where the run says. The columns,
-    where not those of the run: see `Reading`. The rest as `load` has it. Raises ImageError on a bad picture, ModelFileError, UsageError, DataError.
+    where they are not those of the run: see `Reading`. The rest as `load` has it. Raises ImageError on a bad picture,
+    ModelFileError, UsageError, DataError.
     """
     reading = Reading(
         image_column=image_column,
@@ -208,7 +210,7 @@ def _explainer(model: str | Path, asked: _Asked, watch: runtime.Watch) -> "_Expl
     if asked.data is not None and not asked.neighbours:
         raise UsageError("--data is read for the nearest pictures alone; leave out --neighbours 0")
     if asked.reading.columns and not asked.neighbours:
-        words = " ".join(Reading(**asked.reading.columns).words)
+        words = " ".join(dataclasses.replace(asked.reading, download=False, max_pixels=None).words)
         raise UsageError(f"{words}: read for the nearest pictures alone; leave out --neighbours 0")
     path = hub.model_file(model, download=asked.reading.download)
     predictor = Predictor(path, asked.device, asked.engine)

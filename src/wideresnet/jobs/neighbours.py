@@ -80,7 +80,7 @@ def reference(
         made = _computed(predictor, _moved(model, data, reading, watch), watch)
         return made, list(made.notes)
     if reading.columns and not model.is_dir():
-        words = " ".join(Reading(**reading.columns).words)
+        words = " ".join(dataclasses.replace(reading, download=False, max_pixels=None).words)
         raise UsageError(f"{words}: {model} is a model file, which does not say where its data is; give --data DATA")
     try:
         if not model.is_dir():
@@ -107,7 +107,8 @@ def _moved(model: Path, data: str | Path, reading: Reading, watch: runtime.Watch
 def _as_then(own: Reading, given: Reading) -> Reading:
     """`own`, but for what was given now; what may be downloaded is never a matter of then."""
     limit = own.max_pixels if given.max_pixels is None else given.max_pixels
-    return dataclasses.replace(own, download=given.download, max_pixels=limit, **given.columns)
+    columns: dict[str, Any] = given.columns
+    return dataclasses.replace(own, download=given.download, max_pixels=limit, **columns)
 
 
 def _of_run(predictor: Predictor, folder: Path, reading: Reading, watch: runtime.Watch) -> tuple[Reference, list[str]]:
