@@ -57,7 +57,7 @@ def model_file(path: Path, fit: Fit = "crop", **options: Any) -> Path:
     torch.manual_seed(1)
     network = WideResNetClassifier(3, 10, 1, in_channels=options.pop("in_channels", 3))
     grey = (0.5,) * network.backbone.in_channels
-    preprocess = Preprocess(size=16, mean=grey, std=tuple(0.25 for _ in grey), fit=fit, **options)
+    preprocess = Preprocess(size=options.pop("size", 16), mean=grey, std=tuple(0.25 for _ in grey), fit=fit, **options)
     card = Card(architecture=network.architecture, class_names=("ant", "bee", "fly"), preprocess=preprocess)
     save_model(path, network.state_dict(), card)
     return path
@@ -334,6 +334,36 @@ def test_a_map_without_heat_is_said_to_be_none(tmp_path: Path) -> None:
     assert one.heat.max() == 0
     _, warnings = explaining.said(one)
     assert "no heat" in warnings[0]
+
+
+def test_a_map_that_is_the_same_everywhere_is_no_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    """Of pictures of 4 pixels the last map has one cell, whose heat is then the whole picture."""
+    monkeypatch.chdir(tmp_path)
+    path = model_file(tmp_path / "m.safetensors", size=4)
+    file = load_model(path)
+    state = {**file.model.state_dict(), "fc.weight": file.model.state_dict()["fc.weight"].abs()}
+    save_model(path, state, file.card)
+    Image.fromarray(photo(20, 20)).save("a.png")
+    (one,) = wrn.explain(path, "a.png", neighbours=0)
+    assert one.maps["heat"].heat.shape == (1, 1)
+    assert one.maps["heat"].heat.max() > 0
+    assert not one.has_heat
+    assert one.heat.max() == 0
+    facts, warnings = explaining.said(one)
+    assert "No place stands out" in warnings[0]
+    assert not any("warmest fifth" in line for line in [*facts, *warnings])
+    assert "Where it looked" not in [heading for _, heading, _ in explaining.shown(one).panels]
+    assert explaining.sheet(one).shape[1] == 3 * 320 + 20
+    assert run(["explain", str(path), "a.png"]) == 0
+    told = capsys.readouterr().out
+    assert "No place stands out" in told
+    assert "warmest" not in told
+    assert run(["explain", str(path), "a.png", "--json", "--report", "b.html"]) == 0
+    (fields,) = json.loads(capsys.readouterr().out)
+    assert (fields["has_heat"], fields["warmest"]) == (False, None)
+    assert fields["covered"] == {"nothing": pytest.approx(one.covered[0]), "warmest": None, "coldest": None}
 
 
 def test_the_page_holds_all_in_one_file_and_asks_nothing_of_a_network(

@@ -113,20 +113,22 @@ def _page(model: Path) -> Path:
 
 
 def _say(one: "Explained") -> None:
+    from wideresnet.report import explaining
+
     e = one.explanation
     if e is None:
         print(f"{one.path}  error: {one.error}")
         return
     other = "" if e.class_name == e.prediction.label else f"  explained: {e.class_name}"
     print(f"{one.path}  {e.prediction.label}  {percent(e.prediction.confidence)}{other}")
-    before, warmest, coldest = map(percent, e.covered)
     if e.has_heat:
+        before, warmest, coldest = map(percent, e.covered)
         agrees = "says nothing" if e.agreement is None else f"agrees to {e.agreement:.2f}"
         print(
             f"  {e.class_name} {before}; warmest fifth covered {warmest}, coldest {coldest}; {e.check_method} {agrees}"
         )
     else:
-        print(f"  nothing in the last map speaks for {e.class_name}")
+        print(f"  {explaining.no_heat(e)}")
     if e.neighbours:
         print(f"  like {', '.join(f'{near.label} {near.distance:.3f}' for near in e.neighbours)}")
     if e.trained_on:
@@ -138,6 +140,7 @@ def _fields(one: "Explained") -> dict[str, Any]:
     if e is None:
         return fields
     left, top, right, bottom = e.seen
+    covered = e.covered if e.has_heat else (e.covered[0], None, None)
     y, x = divmod(int(e.heat.argmax()), e.image.shape[1])
     names = ("name", "label", "distance", "same")
     return {
@@ -153,7 +156,7 @@ def _fields(one: "Explained") -> dict[str, Any]:
         "seen": {"left": left, "top": top, "right": right, "bottom": bottom},
         "check": e.check_method,
         "agreement": e.agreement,
-        "covered": dict(zip(("nothing", "warmest", "coldest"), e.covered, strict=True)),
+        "covered": dict(zip(("nothing", "warmest", "coldest"), covered, strict=True)),
         "trained_on": e.trained_on,
         "neighbours": [{name: getattr(near, name) for name in names} for near in e.neighbours],
         "drawn": None if one.drawn is None else str(one.drawn),

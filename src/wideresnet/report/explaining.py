@@ -90,7 +90,7 @@ def said(e: Explanation) -> tuple[list[str], list[str]]:
     before, warmest, coldest = e.covered
     facts, warnings = _unknown(e.prediction)
     if not e.has_heat:
-        warnings.append(f"Nothing in the last map speaks for {e.class_name}: there is no heat to be shown.")
+        warnings.append(no_heat(e))
     else:
         facts.append(
             f"With its warmest fifth covered, {e.class_name} goes from {percent(before)} to {percent(warmest)}; with "
@@ -116,6 +116,13 @@ def said(e: Explanation) -> tuple[list[str], list[str]]:
     return facts, warnings
 
 
+def no_heat(e: Explanation) -> str:
+    """Of one that has none: why."""
+    if e.maps["heat"].heat.max() > 0:
+        return f"No place stands out: every cell of the last map speaks as much for {e.class_name}."
+    return f"Nothing in the last map speaks for {e.class_name}: there is no heat to be shown."
+
+
 def _unknown(prediction: Prediction) -> tuple[list[str], list[str]]:
     """How unlike the pictures of training it is, where the model knows; to be known, or to make one careful."""
     share = prediction.unknown_score
@@ -135,7 +142,7 @@ def _top(prediction: Prediction, class_name: str) -> list[tuple[str, float]]:
 
 def _panels(e: Explanation, side: int, least: int = _LEAST) -> list[tuple[Array, str, str]]:
     shape = _shape(e.image, side, least)
-    kinds = ["heat", *(["finer"] if "finer" in e.maps else []), "check"]
+    kinds = ["heat", *(["finer"] if "finer" in e.maps else [])] * e.has_heat + ["check"]
     texts = [_CAPTIONS[e.check_method if kind == "check" else kind] for kind in kinds]
     heats = [(overlay(e, kind, shape), *text) for kind, text in zip(kinds, texts, strict=True)]
     return [(_striped(_resized(e.image, shape).astype(np.float32), e), "The picture", ""), *heats]
@@ -194,7 +201,7 @@ def sheet(e: Explanation) -> Array:
     panels = _panels(e, _PANEL, _PANEL)
     wide = max(_PANEL, panels[0][0].shape[1])
     high = max(image.shape[0] for image, _, _ in panels)
-    width = len(panels) * (wide + _GAP) + _GAP
+    width = max(3, len(panels)) * (wide + _GAP) + _GAP  # what is below them needs three
     facts, warnings = said(e)
     lines = [(line, _INK) for line in facts] + [(line, _MISS) for line in warnings]
     text_width = width - 2 * _GAP
