@@ -1,5 +1,6 @@
 """`wrn explain` and `wrn.explain`: what they say, where their heat lies, what they write, and what they refuse."""
 
+import dataclasses
 import io
 import json
 import os
@@ -364,6 +365,41 @@ def test_a_map_that_is_the_same_everywhere_is_no_place(
     (fields,) = json.loads(capsys.readouterr().out)
     assert (fields["has_heat"], fields["warmest"]) == (False, None)
     assert fields["covered"] == {"nothing": pytest.approx(one.covered[0]), "warmest": None, "coldest": None}
+
+
+def test_heat_whose_warmest_part_matters_no_more_than_its_coldest_is_not_to_be_trusted(untrained: Path) -> None:
+    (one,) = wrn.explain(untrained, photo(20, 20), class_name="bee", neighbours=0)
+    assert one.has_heat
+    for covered, trusted in (((0.5, 0.9, 0.5), False), ((0.5, 0.4, 0.4), False), ((0.5, 0.1, 0.4), True)):
+        _, warnings = explaining.said(dataclasses.replace(one, covered=covered))
+        told = "Covering the warmest fifth does not lower bee more than covering the coldest: do not trust the heat."
+        assert (told not in warnings) == trusted  # 0.9: it raises it by much
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there no file has such a name")
+def test_names_of_files_and_classes_cannot_move_or_colour_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = load_model(model_file(tmp_path / "m.safetensors"))
+    odd = tuple(f"{name}\x1b[31m" for name in file.card.class_names)
+    save_model(tmp_path / "m.safetensors", file.model.state_dict(), dataclasses.replace(file.card, class_names=odd))
+    (tmp_path / "in").mkdir()
+    Image.fromarray(photo(9, 9)).save("in/a\x1b[2J.png")
+    Path("in/b\nc.png").write_bytes(b"GIF8")
+    data = tmp_path / "data" / "d\x1b[1m"
+    data.mkdir(parents=True)
+    Image.fromarray(photo(9, 9)).save(data / "a.png")
+    for words in (["predict"], ["explain", "--report", "r.html", "--class", odd[0], "--data", "data"]):
+        assert run([words[0], "m.safetensors", "in", *words[1:]]) == 1
+        told = capsys.readouterr().out
+        assert "\x1b" not in told
+        assert "a\\x1b[2J.png  " in told
+        assert "\\x1b[31m  " in told
+        assert "b\\nc.png  error: " in told
+    for name, path in (("csv", "in/a\x1b[2J.png"), ("jsonl", "in/a\\u001b[2J.png")):
+        assert run(["predict", "m.safetensors", "in", "--format", name]) == 1
+        assert path in capsys.readouterr().out
 
 
 def test_the_page_holds_all_in_one_file_and_asks_nothing_of_a_network(

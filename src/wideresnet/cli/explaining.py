@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from wideresnet.cli.console import percent, print_json, say, say_error, watching
 from wideresnet.cli.predicting import named_and_listed
 from wideresnet.cli.trainings import AS_FOUND, ReadingOptions
-from wideresnet.errors import DONE, SOME_FAILED, UsageError
+from wideresnet.errors import DONE, SOME_FAILED, UsageError, printable
 
 if TYPE_CHECKING:
     from wideresnet.jobs.explanation import Explained
@@ -115,22 +115,21 @@ def _page(model: Path) -> Path:
 def _say(one: "Explained") -> None:
     from wideresnet.report import explaining
 
-    e = one.explanation
+    e, path = one.explanation, printable(one.path)
     if e is None:
-        print(f"{one.path}  error: {one.error}")
+        print(f"{path}  error: {printable(one.error)}")
         return
-    other = "" if e.class_name == e.prediction.label else f"  explained: {e.class_name}"
-    print(f"{one.path}  {e.prediction.label}  {percent(e.prediction.confidence)}{other}")
+    named = printable(e.class_name)
+    other = "" if e.class_name == e.prediction.label else f"  explained: {named}"
+    print(f"{path}  {printable(e.prediction.label)}  {percent(e.prediction.confidence)}{other}")
     if e.has_heat:
         before, warmest, coldest = map(percent, e.covered)
         agrees = "says nothing" if e.agreement is None else f"agrees to {e.agreement:.2f}"
-        print(
-            f"  {e.class_name} {before}; warmest fifth covered {warmest}, coldest {coldest}; {e.check_method} {agrees}"
-        )
+        print(f"  {named} {before}; warmest fifth covered {warmest}, coldest {coldest}; {e.check_method} {agrees}")
     else:
-        print(f"  {explaining.no_heat(e)}")
+        print(f"  {printable(explaining.no_heat(e))}")
     if e.neighbours:
-        print(f"  like {', '.join(f'{near.label} {near.distance:.3f}' for near in e.neighbours)}")
+        print(f"  like {', '.join(f'{printable(near.label)} {near.distance:.3f}' for near in e.neighbours)}")
     if e.trained_on:
         print("  trained on this very picture")
 

@@ -98,7 +98,8 @@ def said(e: Explanation) -> tuple[list[str], list[str]]:
         )
         if warmest >= coldest:
             warnings.append(
-                "Covering the warmest fifth changes no more than covering the coldest: do not trust the heat."
+                f"Covering the warmest fifth does not lower {e.class_name} more than covering the coldest: "
+                "do not trust the heat."
             )
         if e.agreement is not None and e.agreement >= _SURE:
             facts.append(f"The check agrees with the heat (rank correlation {e.agreement:.2f}).")
