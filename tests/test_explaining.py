@@ -20,9 +20,11 @@ import wideresnet as wrn
 from wideresnet import networks, runtime
 from wideresnet.checkpoint import Card, load_model, save_model
 from wideresnet.cli import run
-from wideresnet.data import read
+from wideresnet.data import Data, Listing, read
+from wideresnet.data.decoding import digest_of
 from wideresnet.errors import DataError, ImageError, ModelFileError, UsageError
 from wideresnet.explanation import Check
+from wideresnet.jobs.neighbours import Reference
 from wideresnet.model import WideResNetClassifier
 from wideresnet.preprocess import Fit, Preprocess
 from wideresnet.report import explaining
@@ -201,6 +203,34 @@ def test_a_table_of_unusual_columns_is_read_as_the_run_read_it_or_as_is_said(
     words[2] = str(tmp_path / "a" / "3.png")
     assert labels() == labels("--max-pixels", "64") == {"even", "odd"}
     assert labels("--label-column", "how") == {"big", "small"}
+
+
+def test_of_a_picture_that_lies_in_two_parts_the_one_of_training_is_told(tmp_path: Path) -> None:
+    """Its copy in another part has a label of its own there, which was never trained on."""
+    images, data = read("digits").splits["all"].sources, tmp_path / "data"
+    for i in range(24):
+        for split, name in (("train", "ab"[i % 2]), ("test", "ba"[i % 2])):
+            (data / split / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.asarray(images[i])).save(data / split / name / f"{i}.png")
+    wrn.train(data, out=tmp_path / "run", arch="wrn_10_1", epochs=1, watch=runtime.QUIET)
+    (found,) = wrn.explain(tmp_path / "run", np.asarray(images[0]), neighbours=50)
+    assert {near.name.replace("\\", "/").partition("/")[0] for near in found.neighbours} == {"train"}
+    assert len({near.name for near in found.neighbours}) == len(found.neighbours) > 10
+    assert found.neighbours[0].label == "a"
+
+
+def test_a_picture_is_shown_from_whichever_part_has_it_under_its_name(tmp_path: Path) -> None:
+    images = [photo(16, 16, i) for i in range(2)]
+    listings = {
+        split: Listing(np.stack([image]), ("0.png",), np.zeros(1, np.int64))
+        for split, image in zip(("val", "train"), images, strict=True)
+    }
+    data = Data("t", "t", ("ant",), listings)
+    model = wrn.load(model_file(tmp_path / "m.safetensors"))
+    one = Reference(torch.ones(1, 4).half(), ("0.png",), ("ant",), (digest_of(images[1]),), (), data)
+    (near,) = one.nearest(torch.ones(4), b"", 1, model)
+    assert near.image is not None
+    assert np.array_equal(near.image, images[1])
 
 
 def test_what_was_said_of_features_is_said_again_when_they_are_kept(

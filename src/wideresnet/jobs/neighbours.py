@@ -55,16 +55,15 @@ class Reference:
         )
 
     def _image(self, i: int, predictor: Predictor) -> Any:
-        if self.data is None:
-            return None
-        for listing in self.data.splits.values():
-            if self.names[i] in listing.names:
-                try:
-                    image = upright(listing.sources[listing.names.index(self.names[i])], listing.max_pixels)
-                except ImageError:
-                    return None
-                if digest_of(image) != self.digests[i]:
-                    return None
+        """As the network sees it; None where no picture of its name is the one that it was, in whatever split."""
+        for listing in () if self.data is None else self.data.splits.values():
+            if self.names[i] not in listing.names:
+                continue
+            try:
+                image = upright(listing.sources[listing.names.index(self.names[i])], listing.max_pixels)
+            except ImageError:
+                continue
+            if digest_of(image) == self.digests[i]:
                 resized = predictor.card.preprocess.resize(image).permute(1, 2, 0)
                 return resized.expand(-1, -1, 3).contiguous().numpy()
         return None
@@ -155,10 +154,11 @@ def _computed(predictor: Predictor, listing: data_room.Data, watch: runtime.Watc
     loaded = data_room.load(listing, predictor.card.preprocess, max_bad=None, watch=watch)
     seen = predictor.extra.get("seen", torch.empty(0, 8, dtype=torch.uint8))
     known = {bytes(row) for row in seen.numpy()}
-    rows = {
-        split: [i for i, one in enumerate(part.digests) if one[:8] in known] for split, part in loaded.parts.items()
-    }
-    found = {one[:8] for split, part in loaded.parts.items() for one in part.digests} & known
+    rows, found = dict[str, list[int]](), set[bytes]()
+    for split in sorted(loaded.parts, key=lambda split: split != "train"):  # train first: elsewhere they are copies
+        digests = [one[:8] for one in loaded.parts[split].digests]
+        rows[split] = [i for i, one in enumerate(digests) if one in known and one not in found]
+        found |= known.intersection(digests)
     notes = [note for note in loaded.notes if note]
     if not found:
         which = ["train"] if "train" in loaded.parts else list(loaded.parts)
