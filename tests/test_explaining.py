@@ -1,5 +1,6 @@
 """`wrn explain` and `wrn.explain`: what they say, where their heat lies, what they write, and what they refuse."""
 
+import dataclasses
 import io
 import json
 import os
@@ -19,9 +20,11 @@ import wideresnet as wrn
 from wideresnet import networks, runtime
 from wideresnet.checkpoint import Card, load_model, save_model
 from wideresnet.cli import run
-from wideresnet.data import read
+from wideresnet.data import Data, Listing, read
+from wideresnet.data.decoding import digest_of
 from wideresnet.errors import DataError, ImageError, ModelFileError, UsageError
 from wideresnet.explanation import Check
+from wideresnet.jobs.neighbours import Reference
 from wideresnet.model import WideResNetClassifier
 from wideresnet.preprocess import Fit, Preprocess
 from wideresnet.report import explaining
@@ -57,7 +60,7 @@ def model_file(path: Path, fit: Fit = "crop", **options: Any) -> Path:
     torch.manual_seed(1)
     network = WideResNetClassifier(3, 10, 1, in_channels=options.pop("in_channels", 3))
     grey = (0.5,) * network.backbone.in_channels
-    preprocess = Preprocess(size=16, mean=grey, std=tuple(0.25 for _ in grey), fit=fit, **options)
+    preprocess = Preprocess(size=options.pop("size", 16), mean=grey, std=tuple(0.25 for _ in grey), fit=fit, **options)
     card = Card(architecture=network.architecture, class_names=("ant", "bee", "fly"), preprocess=preprocess)
     save_model(path, network.state_dict(), card)
     return path
@@ -126,6 +129,124 @@ def test_features_are_kept_with_the_run_and_made_anew_for_another_model(place: P
     save_model(folder / "model.safetensors", weights, file.card, file.extra)
     wrn.explain(folder, picture)
     assert kept.read_bytes() != before
+
+
+def test_kept_features_of_relabelled_pictures_are_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = read("digits").splits["all"]
+    data, folder = tmp_path / "data", tmp_path / "run"
+    for i in range(40):
+        place = data / "train" / ("even" if i % 2 == 0 else "odd")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(images.sources[i])).save(place / f"{i // 2}.png")  # the same names in either class
+    wrn.train(data, out=folder, arch="wrn_10_1", epochs=1, watch=runtime.QUIET)
+    words = ["explain", str(folder), str(data / "train" / "even" / "3.png"), "--json", "--neighbours", "1"]
+
+    def nearest() -> tuple[str, str, bool]:
+        assert run(words) == 0
+        (near,) = json.loads(capsys.readouterr().out)[0]["neighbours"]
+        return near["name"].replace("\\", "/"), near["label"], near["same"]
+
+    name, label, same = nearest()
+    (data / "train" / "even").rename(data / "train" / "other")
+    (data / "train" / "odd").rename(data / "train" / "even")
+    (data / "train" / "other").rename(data / "train" / "odd")
+    words[2] = str(data / "train" / "odd" / "3.png")
+    assert (label, same) == ("even", True)
+    assert nearest() == (name.replace("even", "odd"), "odd", True)
+
+
+def table(folder: Path, header: str, num: int = 24) -> Path:
+    """The digits as files, in a table whose columns nobody would find; two that could each be the class."""
+    folder.mkdir()
+    lines, images = [header], read("digits").splits["all"]
+    for i in range(num):
+        Image.fromarray(np.asarray(images.sources[i])).save(folder / f"{i}.png")
+        lines.append(f"{i}.png,{'odd' if i % 2 else 'even'},{'big' if i > num // 2 else 'small'}")
+    (folder / "t.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder / "t.csv"
+
+
+def test_a_table_of_unusual_columns_is_read_as_the_run_read_it_or_as_is_said(
+    tmp_path: Path, untrained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, folder = table(tmp_path / "a", "where,what,how"), tmp_path / "run"
+    wrn.train(
+        first,
+        out=folder,
+        arch="wrn_10_1",
+        epochs=1,
+        image_column="where",
+        label_column="what",
+        watch=runtime.QUIET,
+    )
+    picture = tmp_path / "b" / "3.png"
+    (tmp_path / "a").rename(tmp_path / "b")
+    words = ["explain", str(folder), str(picture), "--json", "--neighbours", "24"]
+
+    def labels(*more: str) -> set[str]:
+        assert run([*words, *more]) == 0
+        return {near["label"] for near in json.loads(capsys.readouterr().out)[0]["neighbours"]}
+
+    assert labels() == set()
+    moved = str(tmp_path / "b" / "t.csv")
+    assert labels("--data", moved) == {"even", "odd"}
+    assert labels("--data", moved, "--label-column", "how") == {"big", "small"}
+    assert labels("--data", "digits") > {"1", "2"}  # which has no columns
+    renamed = str(table(tmp_path / "c", "file,sort,how"))
+    assert run([*words, "--data", renamed]) == 2
+    assert "Say which: --" in capsys.readouterr().err
+    assert labels("--data", renamed, "--image-column", "file", "--label-column", "sort")
+    columns = {"image_column": "where", "label_column": "how"}
+    (found,) = wrn.explain(untrained, picture, data=moved, neighbours=24, **columns)  # type: ignore[arg-type]
+    assert {near.label for near in found.neighbours} == {"big", "small"}
+    (tmp_path / "b").rename(tmp_path / "a")
+    words[2] = str(tmp_path / "a" / "3.png")
+    assert labels() == labels("--max-pixels", "64") == {"even", "odd"}
+    assert labels("--label-column", "how") == {"big", "small"}
+
+
+def test_of_a_picture_that_lies_in_two_parts_the_one_of_training_is_told(tmp_path: Path) -> None:
+    """Its copy in another part has a label of its own there, which was never trained on."""
+    images, data = read("digits").splits["all"].sources, tmp_path / "data"
+    for i in range(24):
+        for split, name in (("train", "ab"[i % 2]), ("test", "ba"[i % 2])):
+            (data / split / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.asarray(images[i])).save(data / split / name / f"{i}.png")
+    wrn.train(data, out=tmp_path / "run", arch="wrn_10_1", epochs=1, watch=runtime.QUIET)
+    (found,) = wrn.explain(tmp_path / "run", np.asarray(images[0]), neighbours=50)
+    assert {near.name.replace("\\", "/").partition("/")[0] for near in found.neighbours} == {"train"}
+    assert len({near.name for near in found.neighbours}) == len(found.neighbours) > 10
+    assert found.neighbours[0].label == "a"
+
+
+def test_a_picture_is_shown_from_whichever_part_has_it_under_its_name(tmp_path: Path) -> None:
+    images = [photo(16, 16, i) for i in range(2)]
+    listings = {
+        split: Listing(np.stack([image]), ("0.png",), np.zeros(1, np.int64))
+        for split, image in zip(("val", "train"), images, strict=True)
+    }
+    data = Data("t", "t", ("ant",), listings)
+    model = wrn.load(model_file(tmp_path / "m.safetensors"))
+    one = Reference(torch.ones(1, 4).half(), ("0.png",), ("ant",), (digest_of(images[1]),), (), data)
+    (near,) = one.nearest(torch.ones(4), b"", 1, model)
+    assert near.image is not None
+    assert np.array_equal(near.image, images[1])
+
+
+def test_what_was_said_of_features_is_said_again_when_they_are_kept(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(place / "run", folder)
+    (folder / "features.safetensors").unlink(missing_ok=True)
+    (other / "a").mkdir(parents=True)
+    Image.fromarray(photo(8, 8)).save(other / "a" / "a.png")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "data": str(other)}))
+    for _ in range(2):
+        assert run(["explain", str(folder), str(place / "pictures" / "0.png")]) == 0
+        assert "of which the model was trained on none" in capsys.readouterr().err
+    assert (folder / "features.safetensors").exists()
 
 
 def test_a_run_whose_folder_or_data_is_out_of_reach_is_explained_all_the_same(
@@ -246,6 +367,71 @@ def test_a_map_without_heat_is_said_to_be_none(tmp_path: Path) -> None:
     assert "no heat" in warnings[0]
 
 
+def test_a_map_that_is_the_same_everywhere_is_no_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    """Of pictures of 4 pixels the last map has one cell, whose heat is then the whole picture."""
+    monkeypatch.chdir(tmp_path)
+    path = model_file(tmp_path / "m.safetensors", size=4)
+    file = load_model(path)
+    state = {**file.model.state_dict(), "fc.weight": file.model.state_dict()["fc.weight"].abs()}
+    save_model(path, state, file.card)
+    Image.fromarray(photo(20, 20)).save("a.png")
+    (one,) = wrn.explain(path, "a.png", neighbours=0)
+    assert one.maps["heat"].heat.shape == (1, 1)
+    assert one.maps["heat"].heat.max() > 0
+    assert not one.has_heat
+    assert one.heat.max() == 0
+    facts, warnings = explaining.said(one)
+    assert "No place stands out" in warnings[0]
+    assert not any("warmest fifth" in line for line in [*facts, *warnings])
+    assert "Where it looked" not in [heading for _, heading, _ in explaining.shown(one).panels]
+    assert explaining.sheet(one).shape[1] == 3 * 320 + 20
+    assert run(["explain", str(path), "a.png"]) == 0
+    told = capsys.readouterr().out
+    assert "No place stands out" in told
+    assert "warmest" not in told
+    assert run(["explain", str(path), "a.png", "--json", "--report", "b.html"]) == 0
+    (fields,) = json.loads(capsys.readouterr().out)
+    assert (fields["has_heat"], fields["warmest"]) == (False, None)
+    assert fields["covered"] == {"nothing": pytest.approx(one.covered[0]), "warmest": None, "coldest": None}
+
+
+def test_heat_whose_warmest_part_matters_no_more_than_its_coldest_is_not_to_be_trusted(untrained: Path) -> None:
+    (one,) = wrn.explain(untrained, photo(20, 20), class_name="bee", neighbours=0)
+    assert one.has_heat
+    for covered, trusted in (((0.5, 0.9, 0.5), False), ((0.5, 0.4, 0.4), False), ((0.5, 0.1, 0.4), True)):
+        _, warnings = explaining.said(dataclasses.replace(one, covered=covered))
+        told = "Covering the warmest fifth does not lower bee more than covering the coldest: do not trust the heat."
+        assert (told not in warnings) == trusted  # 0.9: it raises it by much
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there no file has such a name")
+def test_names_of_files_and_classes_cannot_move_or_colour_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = load_model(model_file(tmp_path / "m.safetensors"))
+    odd = tuple(f"{name}\x1b[31m" for name in file.card.class_names)
+    save_model(tmp_path / "m.safetensors", file.model.state_dict(), dataclasses.replace(file.card, class_names=odd))
+    (tmp_path / "in").mkdir()
+    Image.fromarray(photo(9, 9)).save("in/a\x1b[2J.png")
+    Path("in/b\nc.png").write_bytes(b"GIF8")
+    data = tmp_path / "data" / "d\x1b[1m"
+    data.mkdir(parents=True)
+    Image.fromarray(photo(9, 9)).save(data / "a.png")
+    for words in (["predict"], ["explain", "--report", "r.html", "--class", odd[0], "--data", "data"]):
+        assert run([words[0], "m.safetensors", "in", *words[1:]]) == 1
+        told = capsys.readouterr().out
+        assert "\x1b" not in told
+        assert "a\\x1b[2J.png  " in told
+        assert "\\x1b[31m  " in told
+        assert "b\\nc.png  error: " in told
+    for name, path in (("csv", "in/a\x1b[2J.png"), ("jsonl", "in/a\\u001b[2J.png")):
+        assert run(["predict", "m.safetensors", "in", "--format", name]) == 1
+        assert path in capsys.readouterr().out
+
+
 def test_the_page_holds_all_in_one_file_and_asks_nothing_of_a_network(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -300,6 +486,9 @@ def test_a_page_of_many_pictures_shows_the_first_and_says_so(place: Path, tmp_pa
         (["--check", "occlusio"], "--check"),
         (["--neighbours", "-1"], "--neighbours -1: expected a number of pictures"),
         (["--neighbours", "0", "--data", "digits"], "leave out --neighbours 0"),
+        (["--neighbours", "0", "--split-column", "s"], "--split-column=s: read for the nearest pictures alone"),
+        (["--label-column", "s"], "give --data DATA"),
+        (["--data", "digits", "--label-column", "s"], "has no columns; leave out --label-column=s"),
         (["--data", "nowhere"], "nowhere: no such file or folder"),
         (["--report", "no/such/folder.html"], "expected a file in a folder that exists"),
         (["--engine", "torch", "--max-pixels", "0"], "--max-pixels 0"),

@@ -111,6 +111,21 @@ def test_a_network_without_a_map_of_square_cells_is_refused(name: str, why: str 
         places.layers(made, 3, 224)
 
 
+@pytest.mark.parametrize(
+    ("name", "side", "layer", "cells"),
+    [("vgg11", 32, "features.19", 2), ("vgg11", 64, "features", 2), ("alexnet", 64, "features.11", 3)],
+)
+def test_a_pool_that_only_lays_a_map_out_larger_is_not_where_a_network_looks(
+    name: str, side: int, layer: str, cells: int
+) -> None:
+    with torch.device("meta"):
+        made = networks.create(f"torchvision:{name}", 3).eval()
+    (found,) = places.layers(made, 3, side)
+    assert (found.name, found.side) == (layer, cells)
+    (whole,) = places.layers(made, 3, 224)  # the pool leaves it as large as it is
+    assert whole.name == "avgpool"
+
+
 @settings(max_examples=5)
 @given(seed=st.integers(0, 99), baseline=st.floats(-1, 1))
 def test_integrated_gradients_sum_to_the_difference_of_the_scores(seed: int, baseline: float) -> None:

@@ -10,7 +10,8 @@ from cyclopts import Parameter
 
 from wideresnet.cli.console import percent, print_json, say, say_error, watching
 from wideresnet.cli.predicting import named_and_listed
-from wideresnet.errors import DONE, SOME_FAILED, UsageError
+from wideresnet.cli.trainings import AS_FOUND, ReadingOptions
+from wideresnet.errors import DONE, SOME_FAILED, UsageError, printable
 
 if TYPE_CHECKING:
     from wideresnet.jobs.explanation import Explained
@@ -31,8 +32,7 @@ def explain(
     json: bool = False,
     device: str = "auto",
     engine: Literal["auto", "kernels", "torch"] = "auto",
-    download: bool = False,
-    max_pixels: int | None = None,
+    reading: ReadingOptions = AS_FOUND,
 ) -> int:
     """Show where MODEL looked in each picture, how sure it is, and what it was trained on that is most like it.
 
@@ -51,7 +51,8 @@ def explain(
     neighbours
         How many of the nearest training pictures are shown; 0 for none, and their data is not read.
     data
-        Where the training pictures are, if they are not where the run was trained, or MODEL is a file.
+        Where the training pictures are, if they are not where the run was trained, or MODEL is a file; read as the run
+        read its own, if nothing else is said.
     report
         Where the HTML page goes; explanation.html if not given, in the run folder, else here.
     draw
@@ -63,10 +64,6 @@ def explain(
     engine
         What computes the answers: kernels (our own, on a CPU, where they were built and know the network) or torch;
         auto takes the first of these that can. Heat is computed by torch.
-    download
-        Fetch MODEL that is hf:OWNER/NAME, and data that is a name.
-    max_pixels
-        Refuse pictures of more pixels, from their header; 89,478,485 if not given.
     """
     from wideresnet import jobs
 
@@ -84,8 +81,7 @@ def explain(
             data=data,
             device=device,
             engine=engine,
-            download=download,
-            max_pixels=max_pixels,
+            reading=reading,
             report_file=page,
             draw=draw,
             command=shlex.join(["wrn", *sys.argv[1:]]),
@@ -117,22 +113,23 @@ def _page(model: Path) -> Path:
 
 
 def _say(one: "Explained") -> None:
-    e = one.explanation
+    from wideresnet.report import explaining
+
+    e, path = one.explanation, printable(one.path)
     if e is None:
-        print(f"{one.path}  error: {one.error}")
+        print(f"{path}  error: {printable(one.error)}")
         return
-    other = "" if e.class_name == e.prediction.label else f"  explained: {e.class_name}"
-    print(f"{one.path}  {e.prediction.label}  {percent(e.prediction.confidence)}{other}")
-    before, warmest, coldest = map(percent, e.covered)
+    named = printable(e.class_name)
+    other = "" if e.class_name == e.prediction.label else f"  explained: {named}"
+    print(f"{path}  {printable(e.prediction.label)}  {percent(e.prediction.confidence)}{other}")
     if e.has_heat:
+        before, warmest, coldest = map(percent, e.covered)
         agrees = "says nothing" if e.agreement is None else f"agrees to {e.agreement:.2f}"
-        print(
-            f"  {e.class_name} {before}; warmest fifth covered {warmest}, coldest {coldest}; {e.check_method} {agrees}"
-        )
+        print(f"  {named} {before}; warmest fifth covered {warmest}, coldest {coldest}; {e.check_method} {agrees}")
     else:
-        print(f"  nothing in the last map speaks for {e.class_name}")
+        print(f"  {printable(explaining.no_heat(e))}")
     if e.neighbours:
-        print(f"  like {', '.join(f'{near.label} {near.distance:.3f}' for near in e.neighbours)}")
+        print(f"  like {', '.join(f'{printable(near.label)} {near.distance:.3f}' for near in e.neighbours)}")
     if e.trained_on:
         print("  trained on this very picture")
 
@@ -142,6 +139,7 @@ def _fields(one: "Explained") -> dict[str, Any]:
     if e is None:
         return fields
     left, top, right, bottom = e.seen
+    covered = e.covered if e.has_heat else (e.covered[0], None, None)
     y, x = divmod(int(e.heat.argmax()), e.image.shape[1])
     names = ("name", "label", "distance", "same")
     return {
@@ -157,7 +155,7 @@ def _fields(one: "Explained") -> dict[str, Any]:
         "seen": {"left": left, "top": top, "right": right, "bottom": bottom},
         "check": e.check_method,
         "agreement": e.agreement,
-        "covered": dict(zip(("nothing", "warmest", "coldest"), e.covered, strict=True)),
+        "covered": dict(zip(("nothing", "warmest", "coldest"), covered, strict=True)),
         "trained_on": e.trained_on,
         "neighbours": [{name: getattr(near, name) for name in names} for near in e.neighbours],
         "drawn": None if one.drawn is None else str(one.drawn),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from wideresnet.cli.console import json_text, percent, say_error, watching
-from wideresnet.errors import DONE, SOME_FAILED, UsageError
+from wideresnet.errors import DONE, SOME_FAILED, UsageError, printable
 
 if TYPE_CHECKING:
     from wideresnet.jobs.prediction import Answer
@@ -112,10 +112,10 @@ class _Writer:
             further = [str(each).lower() if isinstance(each, bool) else each for each in further]
             rows.writerow([fields["path"], fields["label"], fields["confidence"], fields["error"], *further])
         else:
-            what = f"error: {answer.error}"
+            what = f"error: {printable(answer.error)}"
             if prediction is not None:
                 guess = "not sure enough; perhaps " if prediction.abstains else ""
-                what = f"{guess}{prediction.label}  {percent(prediction.confidence)}"
+                what = f"{guess}{printable(prediction.label)}  {percent(prediction.confidence)}"
                 what += "  unlike what it was trained on" if prediction.is_unknown else ""
-            print(f"{answer.path}  {what}")
+            print(f"{printable(answer.path)}  {what}")
         self.count += 1

@@ -36,7 +36,7 @@ class Explanation:
     """Why the model says what it says of one picture, as far as this can be told.
 
     `heat`, `finer` and `check` are float32 [H, W] over the original upright picture `image`, 0…1, 1 where most speaks
-    for `class_name`; 0 outside `seen`, which a crop took away. All 0: nothing speaks for it.
+    for `class_name`; 0 outside `seen`, which a crop took away. All 0: no place speaks for it more than any other.
     """
 
     name: str  # the file, or "picture 1"
@@ -54,8 +54,8 @@ class Explanation:
 
     @property
     def has_heat(self) -> bool:
-        """Whether anything in the last map speaks for the class."""
-        return bool(self.maps["heat"].heat.max() > 0)
+        """Whether there is a place in the last map that speaks for the class, more than others do."""
+        return not _is_flat(self.maps["heat"].heat)
 
     @property
     def heat(self) -> Floats:
@@ -74,6 +74,8 @@ class Explanation:
         """One of `maps` over the picture, float32 [H, W]; `shape`: at as many pixels, laid evenly over it."""
         height, width = self.image.shape[:2]
         rows, columns = shape or (height, width)
+        if _is_flat(self.maps[what].heat):
+            return np.zeros((rows, columns), np.float32)
         heat = self.maps[what].on_picture(self.placement, height, width, (rows, columns))
         left, top, right, bottom = self.seen
         y, x = (np.arange(rows) + 0.5) * height / rows, (np.arange(columns) + 0.5) * width / columns
@@ -81,3 +83,8 @@ class Explanation:
         heat[:, (x < left) | (x > right)] = 0
         most = float(heat.max())
         return heat / most if most > 0 else heat
+
+
+def _is_flat(heat: Floats) -> bool:
+    """Whether it is the same everywhere, but for rounding."""
+    return bool(heat.max() - heat.min() <= 1e-6 * heat.max())

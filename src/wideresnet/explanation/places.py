@@ -95,7 +95,7 @@ class _Step:
 
 def layers(network: nn.Module, channels: int, side: int) -> tuple[Layer, ...]:
     """The maps that are asked for input of side × side: the last one, that the class layer reads, and of ours also the
-    finer one that stage 2 gives. Of another network it is the last map that has places.
+    finer one that stage 2 gives. Of another network it is the last map that has places of its own.
 
     Raises UsageError where the last thing with places is no map of square cells, as in transformers.
     """
@@ -103,7 +103,7 @@ def layers(network: nn.Module, channels: int, side: int) -> tuple[Layer, ...]:
     if isinstance(network, WideResNetClassifier):
         names = ["backbone", "backbone.stage2"]
     else:
-        last = next((step for step in reversed(steps) if _has_places(step.after)), None)
+        last = next((step for step in reversed(steps) if _has_places(step.after) and not _enlarges(step)), None)
         if last is None or len(last.after) != 4 or last.after[2] != last.after[3] or not last.name:
             raise UsageError(
                 f"{type(network).__name__}: its last layers have no map of square cells, where Grad-CAM looks; "
@@ -120,6 +120,13 @@ def layers(network: nn.Module, channels: int, side: int) -> tuple[Layer, ...]:
 def _has_places(shape: tuple[int, ...]) -> bool:
     """Whether a tensor [N, C, …] or [N, tokens, C] has values for more than one place."""
     return min(shape[1:]) > 1 if len(shape) == 3 else len(shape) > 3 and max(shape[2:]) > 1
+
+
+def _enlarges(step: _Step) -> bool:
+    """Whether it only lays a map out larger, as VGG's pool does to 7×7 whatever it is given: such cells are not places
+    of their own, and of a map of one cell they are all alike."""
+    maps = len(step.before) == len(step.after) == 4 and step.before[:2] == step.after[:2]
+    return maps and step.after[2] * step.after[3] > step.before[2] * step.before[3]
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """`explain`: a model and pictures → where it looked, what they resemble, how sure it is; and the page and pictures that
 show it."""
 
+import dataclasses
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,10 @@ def explain(
     data: str | Path | None = None,
     device: str = "auto",
     engine: engines.Name = "auto",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+    group_column: str | None = None,
     download: bool = False,
     watch: runtime.Watch = runtime.QUIET,
 ) -> list[Explanation]:
@@ -60,10 +65,18 @@ def explain(
     picture; how sure it is; and the pictures nearest to it among those that it was trained on.
 
     class_name: what is explained, if not the class that it says. check: the method that checks the heat. neighbours:
-    how many; 0, and no data is read. data: where the training pictures are, if not where the run says. The rest as
-    `load` has it. Raises ImageError on a bad picture, ModelFileError, UsageError, DataError.
+    how many; 0, and no data is read. data: where the training pictures are, if not where the run says. The columns,
+    where they are not those of the run: see `Reading`. The rest as `load` has it. Raises ImageError on a bad picture,
+    ModelFileError, UsageError, DataError.
     """
-    explainer = _explainer(model, _Asked(class_name, check, neighbours, data, device, engine, download), watch)
+    reading = Reading(
+        image_column=image_column,
+        label_column=label_column,
+        split_column=split_column,
+        group_column=group_column,
+        download=download,
+    )
+    explainer = _explainer(model, _Asked(class_name, check, neighbours, data, device, engine, reading), watch)
     several = pictures if isinstance(pictures, list | tuple) else [pictures]
     found = list[Explanation]()
     for start in range(0, len(several), _CHUNK):
@@ -87,7 +100,7 @@ class _Asked:
     data: str | Path | None
     device: str
     engine: engines.Name
-    download: bool
+    reading: Reading
 
 
 @kinds.checked
@@ -102,8 +115,7 @@ def explain_files(
     data: str | Path | None = None,
     device: str = "auto",
     engine: engines.Name = "auto",
-    download: bool = False,
-    max_pixels: int | None = None,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
     report_file: str | Path | None = None,
     draw: str | Path | None = None,
     command: str = "",
@@ -116,11 +128,11 @@ def explain_files(
     Raises as `explain` does before the first one, and UsageError if no picture is named.
     """
     check_report(report_file)
-    limit = data_room.most_pixels(max_pixels)
+    limit = data_room.most_pixels(reading.max_pixels)
     paths = [*expand(sources), *map(Path, files)]
     if not paths:
         raise UsageError("no picture named; give files, folders or globs, or - for a list on standard input")
-    explainer = _explainer(model, _Asked(class_name, check, neighbours, data, device, engine, download), watch)
+    explainer = _explainer(model, _Asked(class_name, check, neighbours, data, device, engine, reading), watch)
     folder = None if draw is None else empty_folder(Path(draw))
     page = None if report_file is None else _Page(Path(report_file), str(model), command)
     return _each(explainer, paths, limit, (folder, page), watch)
@@ -197,7 +209,10 @@ def _explainer(model: str | Path, asked: _Asked, watch: runtime.Watch) -> "_Expl
         raise UsageError(f"--neighbours {asked.neighbours}: expected a number of pictures, 0 for none")
     if asked.data is not None and not asked.neighbours:
         raise UsageError("--data is read for the nearest pictures alone; leave out --neighbours 0")
-    path = hub.model_file(model, download=asked.download)
+    if asked.reading.columns and not asked.neighbours:
+        words = " ".join(dataclasses.replace(asked.reading, download=False, max_pixels=None).words)
+        raise UsageError(f"{words}: read for the nearest pictures alone; leave out --neighbours 0")
+    path = hub.model_file(model, download=asked.reading.download)
     predictor = Predictor(path, asked.device, asked.engine)
     names, preprocess = predictor.card.class_names, predictor.card.preprocess
     if asked.class_name is not None and asked.class_name not in names:
@@ -205,7 +220,7 @@ def _explainer(model: str | Path, asked: _Asked, watch: runtime.Watch) -> "_Expl
     layers = places.layers(predictor.model, preprocess.channels, preprocess.size + 2 * preprocess.border)
     found, notes = None, list[str]()
     if asked.neighbours:
-        found, notes = reference(predictor, path, asked.data, Reading(download=asked.download), watch)
+        found, notes = reference(predictor, path, asked.data, asked.reading, watch)
     for note in notes:
         watch.line(f"note: {note}")
     seen = predictor.extra.get("seen")

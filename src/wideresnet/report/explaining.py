@@ -90,7 +90,7 @@ def said(e: Explanation) -> tuple[list[str], list[str]]:
     before, warmest, coldest = e.covered
     facts, warnings = _unknown(e.prediction)
     if not e.has_heat:
-        warnings.append(f"Nothing in the last map speaks for {e.class_name}: there is no heat to be shown.")
+        warnings.append(no_heat(e))
     else:
         facts.append(
             f"With its warmest fifth covered, {e.class_name} goes from {percent(before)} to {percent(warmest)}; with "
@@ -98,7 +98,8 @@ def said(e: Explanation) -> tuple[list[str], list[str]]:
         )
         if warmest >= coldest:
             warnings.append(
-                "Covering the warmest fifth changes no more than covering the coldest: do not trust the heat."
+                f"Covering the warmest fifth does not lower {e.class_name} more than covering the coldest: "
+                "do not trust the heat."
             )
         if e.agreement is not None and e.agreement >= _SURE:
             facts.append(f"The check agrees with the heat (rank correlation {e.agreement:.2f}).")
@@ -114,6 +115,13 @@ def said(e: Explanation) -> tuple[list[str], list[str]]:
     if share >= 0.01:
         facts.append(f"It did not see {percent(share, 0)} of the picture, which its crop takes away (striped).")
     return facts, warnings
+
+
+def no_heat(e: Explanation) -> str:
+    """Of one that has none: why."""
+    if e.maps["heat"].heat.max() > 0:
+        return f"No place stands out: every cell of the last map speaks as much for {e.class_name}."
+    return f"Nothing in the last map speaks for {e.class_name}: there is no heat to be shown."
 
 
 def _unknown(prediction: Prediction) -> tuple[list[str], list[str]]:
@@ -135,7 +143,7 @@ def _top(prediction: Prediction, class_name: str) -> list[tuple[str, float]]:
 
 def _panels(e: Explanation, side: int, least: int = _LEAST) -> list[tuple[Array, str, str]]:
     shape = _shape(e.image, side, least)
-    kinds = ["heat", *(["finer"] if "finer" in e.maps else []), "check"]
+    kinds = ["heat", *(["finer"] if "finer" in e.maps else [])] * e.has_heat + ["check"]
     texts = [_CAPTIONS[e.check_method if kind == "check" else kind] for kind in kinds]
     heats = [(overlay(e, kind, shape), *text) for kind, text in zip(kinds, texts, strict=True)]
     return [(_striped(_resized(e.image, shape).astype(np.float32), e), "The picture", ""), *heats]
@@ -194,7 +202,7 @@ def sheet(e: Explanation) -> Array:
     panels = _panels(e, _PANEL, _PANEL)
     wide = max(_PANEL, panels[0][0].shape[1])
     high = max(image.shape[0] for image, _, _ in panels)
-    width = len(panels) * (wide + _GAP) + _GAP
+    width = max(3, len(panels)) * (wide + _GAP) + _GAP  # what is below them needs three
     facts, warnings = said(e)
     lines = [(line, _INK) for line in facts] + [(line, _MISS) for line in warnings]
     text_width = width - 2 * _GAP
