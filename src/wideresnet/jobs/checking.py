@@ -131,6 +131,10 @@ def check_data(
     if (few := sum(one is not None for one in seen.looks) - int(comparable.sum())) > 0:
         what = f"smaller than {check.SMALLEST} pixels or blank"
         notes.append(f"near duplicates were not looked for among {few:,} pictures that are {what}")
+    if found.alike:
+        notes.append(
+            "the pictures of this data are all alike: near copies cannot be told from them and were not looked for"
+        )
     fixed, left_out = None, list[LeftOut]()
     if fix is not None:
         left_out = check.write_copy(seen, Path(fix), check.left_out(seen, found), watch)

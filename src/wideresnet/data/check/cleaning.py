@@ -5,6 +5,7 @@ import contextlib
 import os
 import secrets
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from wideresnet import files, runtime
 from wideresnet.data.check import quality
-from wideresnet.data.check.duplicates import Duplicates, together
+from wideresnet.data.check.duplicates import Duplicates
 from wideresnet.data.check.gallery import Gallery, Place
 from wideresnet.data.check.looks import Look
 from wideresnet.data.folders import is_hidden
@@ -38,13 +39,13 @@ class LeftOut:
 
 
 def left_out(seen: Gallery, found: Duplicates) -> dict[int, str]:
-    """Row → why. What cannot be read; what is blank; of pictures that are the same or nearly so all but one: that of
-    test before val before others, then the largest, then the first. If their labels differ, none that is trained on
-    stays, and none at all where those that are judged on differ among themselves."""
+    """Row → why. What cannot be read; what is blank; of pictures that are the same all but one: that of test before
+    val before others, then the largest, then the first. If their labels differ, none that is trained on stays, and none
+    at all where those that are judged on differ among themselves. In the same order, what is nearly the same as a
+    picture that stays, if its label is the same."""
     out = {row: f"cannot be read: {one}" for row, one in enumerate(seen.each) if isinstance(one, str)}
     out |= dict.fromkeys(quality.blank(seen.looks), "blank")
-    exact = {row: rows[0] for rows in found.exact for row in rows}
-    for rows in together(len(seen), found):
+    for rows in found.exact:
         rest = seen.first_to_keep([row for row in rows if row not in out])
         if len({int(seen.labels[row]) for row in rest}) > 1:
             judged = [row for row in rest if seen.places[row].split in _KEPT_FIRST]
@@ -52,15 +53,28 @@ def left_out(seen: Gallery, found: Duplicates) -> dict[int, str]:
             for row in rest:
                 if row not in judged or not certain:
                     other = next(one for one in rest if seen.labels[one] != seen.labels[row])
-                    out[row] = f"{_like(exact, row, other)} {_named(seen, other)}, of another class"
+                    out[row] = f"the same as {_named(seen, other)}, of another class"
             rest = judged if certain else []
         for row in rest[1:]:
-            out[row] = f"{_like(exact, row, rest[0])} {_named(seen, rest[0])}"
-    return out
+            out[row] = f"the same as {_named(seen, rest[0])}"
+    return out | _nearly(seen, found, out)
 
 
-def _like(exact: Mapping[int, int], row: int, other: int) -> str:
-    return "the same as" if row in exact and exact.get(row) == exact.get(other) else "nearly the same as"
+def _nearly(seen: Gallery, found: Duplicates, out: Mapping[int, str]) -> dict[int, str]:
+    """Of what is not in `out`; each is like one that stays, never like one that is left out itself."""
+    like = defaultdict[int, list[int]](list)
+    for _, both in found.of_near():
+        for a, b in both:
+            if a not in out and b not in out and seen.labels[a] == seen.labels[b]:
+                like[a].append(b)
+                like[b].append(a)
+    kept, gone = set[int](), dict[int, str]()
+    for row in seen.first_to_keep(list(like)):
+        if stays := [one for one in seen.first_to_keep(like[row]) if one in kept]:
+            gone[row] = f"nearly the same as {_named(seen, stays[0])}"
+        else:
+            kept.add(row)
+    return gone
 
 
 def _named(seen: Gallery, row: int) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wideresnet import runtime
-from wideresnet.data.check.near import Pair, near_pairs
+from wideresnet.data.check.near import Pair, all_alike, near_pairs
 
 SMALLEST = (
     16  # pixels of the shorter side: below it, different pictures of one thing (a handwritten 1) are nearly equal
@@ -18,11 +18,21 @@ SMALLEST = (
 @dataclass(frozen=True, slots=True)
 class Duplicates:
     """exact: sets of rows with equal pixels. near: pairs of rows that show the same, at most one row of each exact set
-    among them. compared: how many pictures were looked through for `near`."""
+    among them. compared: how many pictures were looked through for `near`; alike: none, for they are all so much alike
+    that near copies cannot be told from them."""
 
     exact: tuple[tuple[int, ...], ...]
     near: tuple[Pair, ...]
     compared: int
+    alike: bool = False
+
+    def of_near(self) -> list[tuple[Pair, list[tuple[int, int]]]]:
+        """Each pair, and all that show the same: a copy of one and a copy of the other, the pair itself first."""
+        copies = {rows[0]: rows for rows in self.exact}
+        both = [
+            (pair, copies.get(pair.first, (pair.first,)), copies.get(pair.second, (pair.second,))) for pair in self.near
+        ]
+        return [(pair, [(a, b) for a in one for b in other]) for pair, one, other in both]
 
 
 def duplicates(
@@ -40,11 +50,10 @@ def duplicates(
         if digest:
             sets[digest].append(row)
     first = np.array([rows[0] for rows in sets.values() if comparable[rows[0]]], dtype=np.int64)
-    return Duplicates(
-        tuple(tuple(rows) for rows in sets.values() if len(rows) > 1),
-        tuple(near_pairs(thumbnails, first, cropped=cropped, watch=watch)),
-        len(first),
-    )
+    exact = tuple(tuple(rows) for rows in sets.values() if len(rows) > 1)
+    if all_alike(thumbnails, first):
+        return Duplicates(exact, (), 0, alike=True)
+    return Duplicates(exact, tuple(near_pairs(thumbnails, first, cropped=cropped, watch=watch)), len(first))
 
 
 def together(num: int, found: Duplicates) -> list[list[int]]:
