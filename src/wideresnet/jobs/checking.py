@@ -20,7 +20,7 @@ from wideresnet.data.check import Finding, Gallery, LeftOut, Look, Place, Suspec
 from wideresnet.data.decoding import survey, upright
 from wideresnet.data.listing import ALL
 from wideresnet.errors import DataError, ImageError
-from wideresnet.jobs.evaluation import check_report
+from wideresnet.jobs.evaluation import check_finite, check_report
 from wideresnet.jobs.sharing import load
 from wideresnet.prediction import Predictor
 from wideresnet.reading import Reading
@@ -127,7 +127,7 @@ def check_data(
     )
     comparable = seen.comparable(check.SMALLEST)
     found = check.duplicates(seen.digests, seen.thumbnails, comparable, watch=watch)
-    suspects, notes = _suspects(seen, predictor, check.together(len(seen), found), watch)
+    suspects, notes = _suspects(seen, predictor, str(model), check.together(len(seen), found), watch)
     if (few := sum(one is not None for one in seen.looks) - int(comparable.sum())) > 0:
         what = f"smaller than {check.SMALLEST} pixels or blank"
         notes.append(f"near duplicates were not looked for among {few:,} pictures that are {what}")
@@ -180,12 +180,13 @@ def _facts(seen: Gallery) -> dict[str, Any]:
 
 
 def _suspects(
-    seen: Gallery, predictor: Predictor | None, together: Sequence[Sequence[int]], watch: runtime.Watch
+    seen: Gallery, predictor: Predictor | None, model: str, together: Sequence[Sequence[int]], watch: runtime.Watch
 ) -> tuple[list[Suspect], list[str]]:
     """Doubtful labels by what the model sees, and what a person should know of that."""
     if predictor is None:
         return [], []
     embeddings = embeddings_of(seen.data, predictor, watch)
+    check_finite(embeddings, [place.name for place in seen.places], model)
     rows = np.array([row for row, one in enumerate(seen.each) if isinstance(one, Look)], dtype=np.int64)
     digests = seen.digests
     marks = {
@@ -201,7 +202,7 @@ def _suspects(
     ]
     notes = []
     if not judged.all():
-        few = f"whose classes have fewer than {check.FEWEST}"
+        few = f"whose classes have fewer than {check.FEWEST} different ones, or copies alone that were held out at once"
         notes.append(f"labels were not judged of {int((~judged).sum()):,} pictures {few}")
     marked = {bytes(one) for one in predictor.extra["seen"].numpy()} if "seen" in predictor.extra else set()
     if known := sum(digests[row][:8] in marked for row in rows.tolist()):
