@@ -60,6 +60,12 @@ class DataCheck:
         mended = ("unreadable", "leak", "clash") if self.fixed is not None else ()
         return any(one.severity == "error" and one.kind not in mended for one in self.findings)
 
+    @property
+    def table(self) -> Path | None:
+        """Of a cleaned copy of data with groups, which its folders cannot say."""
+        table = None if self.fixed is None else self.fixed / check.TABLE
+        return table if table is not None and table.is_file() else None
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON, with every picture of every finding by name."""
         return {
@@ -139,6 +145,10 @@ def check_data(
     if fix is not None:
         left_out = check.write_copy(seen, Path(fix), check.left_out(seen, found), watch)
         fixed = Path(fix)
+        if lacking := check.unrelated(listing):
+            notes.append(
+                f"left out of the copy, for they have no row for each picture of a split: {', '.join(lacking)}"
+            )
     checked = DataCheck(
         data=listing.name,
         place=listing.place,

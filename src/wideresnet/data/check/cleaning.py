@@ -5,6 +5,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,9 +90,11 @@ def check_out(data: Data, out: Path) -> None:
             raise UsageError(f"--fix {out}: {data.name} is made of arrays; expected a name that ends in .npz")
         if out.exists():
             raise UsageError(f"--fix {out}: is there already; name a file that is not")
+        if _list_beside(out).exists():
+            raise UsageError(f"--fix {out}: its list, {_list_beside(out)}, is there already; name a file without one")
     else:
-        if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-            raise UsageError(f"--fix {out}: is there already; name a folder that is not, or an empty one")
+        if out.is_symlink() or out.exists():
+            raise UsageError(f"--fix {out}: is there already; name a folder that is not")
         names = [name for name in data.class_names if not _is_folder_name(name)]
         if all(name.lower() in SPLIT_NAMES for name in data.class_names) and ALL in data.splits:
             names = [*data.class_names]
@@ -112,9 +115,9 @@ def write_copy(
 ) -> list[LeftOut]:
     """The data without some rows, whole or not at all; → what was left out. Pictures are copied byte for byte.
 
-    Folders OUT/SPLIT/CLASS/NAME, without SPLIT where there is none, and a list `LEFT_OUT` beside; data with groups
-    has a table too, `TABLE`. Arrays are OUT, with the keys they had, and the list beside. Raises TrainingStopped if the
-    disk refuses, DataError if nothing would be left.
+    Folders OUT/SPLIT/CLASS/NAME, without SPLIT where there is none, and a list `LEFT_OUT` in OUT; data with groups
+    has a table too, `TABLE`. Arrays are OUT, in the form they had, without `unrelated`, and the list beside. Raises
+    TrainingStopped if the disk refuses, DataError if nothing would be left.
     """
     gone = [LeftOut(seen.places[row], without[row]) for row in sorted(without)]
     gone += [LeftOut(Place(bad.name, "", "", -1), f"cannot be read: {bad.reason}") for bad in seen.data.bad]
@@ -125,14 +128,55 @@ def write_copy(
         {"name": one.place.name, "split": one.place.split, "class": one.place.class_name, "reason": one.reason}
         for one in gone
     )
-    with _whole(out, folder=not _is_of_arrays(seen.data)) as new:
-        if _is_of_arrays(seen.data):
-            _write_arrays(seen, new, kept)
-            files.write_whole(out.with_name(f"{out.stem}.{LEFT_OUT}"), listed)
-        else:
+    if _is_of_arrays(seen.data):
+        beside = _list_beside(out)
+        try:
+            with _whole(out, folder=False) as new:
+                _write_arrays(seen, new, kept)
+                files.write_whole(beside, listed)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    else:
+        with _whole(out, folder=True) as new:
             _write_folders(seen, new, kept, watch)
             (new / LEFT_OUT).write_text(listed, encoding="utf-8", errors="surrogateescape")
     return gone
+
+
+def _list_beside(out: Path) -> Path:
+    return out.with_name(f"{out.stem}.{LEFT_OUT}")
+
+
+def unrelated(data: Data) -> list[str]:
+    """Arrays of a .npz that have no row for each picture of a split, which a cleaned copy therefore lacks."""
+    forms = _forms(data)
+    return sorted(key for key in forms if key != "class_names" and _split_of(key, forms[key], data) is None)
+
+
+def _forms(data: Data) -> dict[str, tuple[int, ...]]:
+    """Key → shape of all arrays of the file that the data is, from their headers; none if it is no .npz."""
+    if not (_is_of_arrays(data) and Path(data.place).suffix.lower() == ".npz"):
+        return {}
+    forms = dict[str, tuple[int, ...]]()
+    with zipfile.ZipFile(data.place) as archive:
+        for name in archive.namelist():
+            if not name.endswith(".npy"):
+                forms[name] = ()
+                continue
+            with archive.open(name) as file:
+                old = np.lib.format.read_magic(file) == (1, 0)
+                read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+                forms[name.removesuffix(".npy")] = read(file)[0]
+    return forms
+
+
+def _split_of(key: str, shape: tuple[int, ...], data: Data) -> str | None:
+    """The split whose pictures have a row each in that array."""
+    for split, listing in data.splits.items():
+        if (split == ALL or key.startswith(f"{split}_")) and shape[:1] == (len(listing),):
+            return split
+    return None
 
 
 def _is_of_arrays(data: Data) -> bool:
@@ -167,21 +211,30 @@ def _whole(out: Path, *, folder: bool) -> Iterator[Path]:
 
 
 def _write_arrays(seen: Gallery, new: Path, kept: Sequence[int]) -> None:
-    arrays: dict[str, npt.NDArray[Any]] = {"class_names": np.array(seen.data.class_names)}
-    rows_of: dict[str, list[int]] = {split: [] for split in seen.data.splits}
+    data, arrays, rows_of = seen.data, dict[str, npt.NDArray[Any]](), {split: list[int]() for split in seen.data.splits}
     for row in kept:
         rows_of[seen.places[row].split].append(seen.places[row].row)
+    done, forms, most = {"class_names"}, _forms(data), max(int(seen.labels[row]) for row in kept)
+    if not forms or "class_names" in forms or most + 1 < len(data.class_names):  # else they follow from the labels
+        arrays["class_names"] = np.array(data.class_names)
     for split, rows in rows_of.items():
-        listing, before = seen.data.splits[split], "" if split == ALL else f"{split}_"
+        listing, before = data.splits[split], "" if split == ALL else f"{split}_"
         sources = listing.sources
         assert isinstance(sources, np.ndarray)
-        gray = sources.strides[-1] == 0  # one channel, shown three times
-        arrays[f"{before}images"] = (sources[..., 0] if gray else sources)[rows]
-        arrays[f"{before}labels"] = listing.labels[rows]
-    with new.open("xb") as file:
-        cast(Any, np.savez_compressed)(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
+        if sources.strides[-1] == 0:  # one channel, shown three times
+            sources = sources[..., :1] if len(forms.get(f"{before}images", ())) == 4 else sources[..., 0]
+        arrays[f"{before}images"], arrays[f"{before}labels"] = sources[rows], listing.labels[rows]
+        done.add(f"{before}images")
+    if forms:
+        with np.load(data.place, allow_pickle=False) as file:
+            for key, shape in forms.items():
+                of_split = _split_of(key, shape, data)
+                if of_split is not None and key not in done:  # labels too, in the type they had
+                    arrays[key] = file[key][rows_of[of_split]]
+    with new.open("xb") as written:
+        cast(Any, np.savez_compressed)(written, **arrays)
+        written.flush()
+        os.fsync(written.fileno())
 
 
 def _write_folders(seen: Gallery, new: Path, kept: Sequence[int], watch: runtime.Watch) -> None:
