@@ -193,7 +193,7 @@ def test_a_folder_that_is_there_is_refused_at_the_door(
 ) -> None:
     root = copied(tmp_path / "set", {f"{'xy'[i % 2]}/{p.name}": p for i, p in enumerate(flowers(4))})
     (tmp_path / "here" / "empty").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here" if out == "empty" else tmp_path / "here" / "empty")
     monkeypatch.setattr(check, "look", lambda *_: pytest.fail("was looked at"))
     code, _, err = run(capsys, root, "--fix", out)
     assert (code, "name a folder that is not" in err) == (2, True)

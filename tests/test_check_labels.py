@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import pixels
+from conftest import ROOT, pixels
 from PIL import Image
 from test_check import QUIET, checked, copied, flowers, textured
 from test_jobs import shapes
@@ -16,8 +16,11 @@ import wideresnet as wrn
 from wideresnet import cli, data, runtime
 from wideresnet.checkpoint import Card, save_model
 from wideresnet.data import Pictures, check, decode_all
-from wideresnet.data.check import suspects
-from wideresnet.data.check.brief import _rows_at_once
+from wideresnet.data.check import quality, suspects
+from wideresnet.data.check.brief import AT_MOST, _rows_at_once
+from wideresnet.data.check.findings import IMBALANCE, KINDS
+from wideresnet.data.check.near import ALIKE
+from wideresnet.data.check.suspects import TIMES
 from wideresnet.model import WideResNetClassifier
 from wideresnet.preprocess import Preprocess
 
@@ -42,7 +45,7 @@ def test_wrong_labels_among_clear_classes_are_the_first_suspects_with_the_class_
     rows = [one.row for one in found]
     assert set(rows) <= wrong
     assert len(rows) >= 28, f"{len(rows)} of 30"
-    assert all(one.likely != labels[one.row] and one.confidence >= 5 * one.of_label for one in found)
+    assert all(one.likely != labels[one.row] and one.confidence >= TIMES * one.of_label for one in found)
 
 
 def test_who_is_suspected_does_not_depend_on_the_order_of_the_pictures() -> None:
@@ -141,6 +144,21 @@ def test_a_model_names_the_pictures_that_were_put_into_the_wrong_folder(
     assert {f"bar/was-disc-{path.name}" for path in moved} <= first
     assert finding.items[0].note.startswith("rather disc: ")
     assert cli.run(["data", "check", str(root), "--model", str(tmp_path / "run"), "--device", "cuda:9"]) == 2
+
+
+def test_the_page_of_the_docs_has_the_numbers_of_the_code() -> None:
+    page = (ROOT / "docs" / "data-check.md").read_text(encoding="utf-8")
+    words = {5: "five", 10: "ten", 4: "four"}
+    assert f"another class is at least {words[TIMES]} times as likely as the label" in page
+    assert f"Classes of fewer than {words[check.FEWEST]} different pictures are not judged" in page
+    assert f"{words[IMBALANCE]} times as many pictures in one class as in another" in page
+    assert f"{words[int(quality.LONG)]} times as long as wide" in page
+    assert f"99 % of it below {quality.DARK + 1} or above {quality.BRIGHT - 1} of 255" in page
+    assert f"under {quality.TINY} pixels" in page
+    assert f"pictures below {check.SMALLEST} pixels are not compared" in page
+    assert f"any two is at least {ALIKE:g}" in page
+    assert f"above {AT_MOST:,} pictures" in page
+    assert all(f"`{kind}`" in page for kind in KINDS)
 
 
 # In short, at the start of a training
