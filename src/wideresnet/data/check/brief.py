@@ -4,7 +4,7 @@ each."""
 import math
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -69,9 +69,9 @@ def _looked_at(parts: Mapping[str, Pictures], class_names: Sequence[str], *, com
     labels = [int(label) for pictures in parts.values() for label in pictures.labels.tolist()]
     parted, clashing, inside = list[tuple[int, int]](), list[tuple[int, int]](), list[tuple[int, int]]()
     for _, both in found.of_near():  # a pair counts once, by those of its copies that make the case
-        parted += [(a, b) for a, b in both if places[a][0] != places[b][0]][:1]
-        clashing += [(a, b) for a, b in both if labels[a] != labels[b]][:1]
-        inside += [(a, b) for a, b in both if places[a][0] == places[b][0] == ALL][:1]
+        parted += islice(((a, b) for a, b in both if places[a][0] != places[b][0]), 1)
+        clashing += islice(((a, b) for a, b in both if labels[a] != labels[b]), 1)
+        inside += islice(((a, b) for a, b in both if places[a][0] == places[b][0] == ALL), 1)
     for pairs, what in (
         (parted, "nearly the same in two splits, which flatters the figures"),
         (clashing, "nearly the same and differently labelled"),

@@ -9,6 +9,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,8 +66,9 @@ def _nearly(seen: Gallery, found: Duplicates, out: Mapping[int, str]) -> dict[in
     """Of what is not in `out`; each is like one that stays, never like one that is left out itself."""
     like = defaultdict[int, list[int]](list)
     for _, both in found.of_near():
-        for a, b in both:
-            if a not in out and b not in out and seen.labels[a] == seen.labels[b]:
+        one, other = ([row for row in rows if row not in out] for rows in (both.one, both.other))
+        for a, b in product(one, other):  # one each: of exact copies the others are out
+            if seen.labels[a] == seen.labels[b]:
                 like[a].append(b)
                 like[b].append(a)
     kept, gone = set[int](), dict[int, str]()
@@ -229,7 +231,9 @@ def _write_arrays(seen: Gallery, new: Path, kept: Sequence[int]) -> None:
         with np.load(data.place, allow_pickle=False) as file:
             for key, shape in forms.items():
                 of_split = _split_of(key, shape, data)
-                if of_split is not None and key not in done:  # labels too, in the type they had
+                if key == "class_names":
+                    arrays[key] = file[key]
+                elif of_split is not None and key not in done:  # labels too, in the type they had
                     arrays[key] = file[key][rows_of[of_split]]
     with new.open("xb") as written:
         cast(Any, np.savez_compressed)(written, **arrays)

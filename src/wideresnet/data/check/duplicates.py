@@ -1,7 +1,7 @@
 """Pictures that are there more than once, exactly or nearly: in sets, each with what is wrong about it."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,17 @@ SMALLEST = (
 
 
 @dataclass(frozen=True, slots=True)
+class _Both:
+    """Rows of one picture and rows of another: of many copies there are too many pairs to be listed."""
+
+    one: tuple[int, ...]
+    other: tuple[int, ...]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((a, b) for a in self.one for b in self.other)
+
+
+@dataclass(frozen=True, slots=True)
 class Duplicates:
     """exact: sets of rows with equal pixels. near: pairs of rows that show the same, at most one row of each exact set
     among them. compared: how many pictures were looked through for `near`; alike: none, for they are all so much alike
@@ -26,13 +37,10 @@ class Duplicates:
     compared: int
     alike: bool = False
 
-    def of_near(self) -> list[tuple[Pair, list[tuple[int, int]]]]:
-        """Each pair, and all that show the same: a copy of one and a copy of the other, the pair itself first."""
+    def of_near(self) -> list[tuple[Pair, "_Both"]]:
+        """Each pair, and all that show the same: a copy of one with a copy of the other, the pair itself first."""
         copies = {rows[0]: rows for rows in self.exact}
-        both = [
-            (pair, copies.get(pair.first, (pair.first,)), copies.get(pair.second, (pair.second,))) for pair in self.near
-        ]
-        return [(pair, [(a, b) for a in one for b in other]) for pair, one, other in both]
+        return [(pair, _Both(*(copies.get(row, (row,)) for row in (pair.first, pair.second)))) for pair in self.near]
 
 
 def duplicates(

@@ -181,12 +181,13 @@ def _near(seen: Gallery, found: Duplicates) -> list[Finding]:
     """Pairs; of pictures with exact copies, the copies that make the case are named."""
     leaks, clashes, inside = list[Item](), list[Item](), list[Item]()
     for pair, both in found.of_near():
-        parted = [(a, b) for a, b in both if seen.places[a].split != seen.places[b].split]
-        clashing = [(a, b) for a, b in both if seen.labels[a] != seen.labels[b]]
+        parted = next(((a, b) for a, b in both if seen.places[a].split != seen.places[b].split), None)
+        clashing = next(((a, b) for a, b in both if seen.labels[a] != seen.labels[b]), None)
+        alone = None if parted or clashing else (pair.first, pair.second)
         note = f"{100 * pair.likeness:.0f} % alike" + (", in the mirror" if pair.mirrored else "")
-        for where, those in ((leaks, parted), (clashes, clashing), (inside, [] if parted or clashing else both)):
+        for where, those in ((leaks, parted), (clashes, clashing), (inside, alone)):
             if those:
-                where.append(Item(tuple(seen.places[row] for row in those[0]), note))
+                where.append(Item(tuple(seen.places[row] for row in those), note))
     findings = []
     for kind, items, what in (
         ("near-leak", leaks, "nearly the same in two splits, which flatters the figures"),
