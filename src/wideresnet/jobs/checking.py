@@ -212,7 +212,7 @@ def _suspects(
     ]
     notes = []
     if not judged.all():
-        few = f"whose classes have fewer than {check.FEWEST} different ones, or copies alone that were held out at once"
+        few = f"whose classes have fewer than {check.FEWEST} different ones, or none that was not held out with them"
         notes.append(f"labels were not judged of {int((~judged).sum()):,} pictures {few}")
     marked = {bytes(one) for one in predictor.extra["seen"].numpy()} if "seen" in predictor.extra else set()
     if known := sum(digests[row][:8] in marked for row in rows.tolist()):
