@@ -273,3 +273,54 @@ def test_data_without_a_picture_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "none.npz", **none)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no picture to look at"):
         checked(tmp_path / "none.npz")
+
+
+# Data whose pictures are all alike
+
+
+def digits(num: int) -> list[Image.Image]:
+    """Handwritten ones, enlarged to the size of MNIST's."""
+    from sklearn.datasets import load_digits
+
+    gray = np.round(load_digits().images[:num] * (255 / 16)).astype(np.uint8)
+    return [Image.fromarray(one).resize((28, 28), Image.Resampling.BICUBIC) for one in gray]
+
+
+def aligned(num: int) -> list[Image.Image]:
+    """Two lungs each, in one place, and noise of their own."""
+    random, (y, x) = np.random.default_rng(0), np.mgrid[:64, :64] / 32 - 1
+    both = sum(90 * np.exp(-6 * ((x - side) ** 2 + y**2 / 2)) for side in (-0.4, 0.4))
+    noisy = (120 + both + random.normal(0, 12, (64, 64)) for _ in range(num))
+    return [Image.fromarray(one.clip(0, 255).astype(np.uint8)) for one in noisy]
+
+
+@pytest.mark.parametrize(("make", "num"), [(digits, 600), (aligned, 120)])
+def test_of_pictures_that_are_all_alike_none_is_called_a_copy_and_none_left_out(
+    tmp_path: Path, make: Callable[[int], list[Image.Image]], num: int
+) -> None:
+    images = np.stack([np.asarray(one) for one in make(num)])
+    np.savez(tmp_path / "set.npz", images=images, labels=np.arange(num) % 2)
+    found = checked(tmp_path / "set.npz", fix=tmp_path / "clean.npz")
+    assert (found.left_out, names(found, "near-duplicate"), names(found, "near-clash")) == ((), [], [])
+    assert [note for note in found.notes if "are all alike: near copies cannot be told from them" in note]
+
+
+def test_photographs_with_many_copies_of_each_are_not_all_alike(tmp_path: Path) -> None:
+    root = copied(tmp_path / "set", {f"x/{path.stem}.jpg": path for path in flowers(10)})
+    for path in flowers(10):
+        with Image.open(path) as image:
+            for quality in (30, 50, 70):
+                image.convert("RGB").save(root / "x" / f"{path.stem}-{quality}.jpg", quality=quality)
+    found = checked(root, fix=tmp_path / "clean")
+    assert len(found.left_out) == 30
+    assert not [note for note in found.notes if "alike" in note]
+
+
+def test_a_copy_leaves_out_what_is_like_a_picture_that_stays_not_what_is_linked_to_one_by_others() -> None:
+    images = [textured(seed) for seed in range(5)]
+    listing = arrays(images, [0, 0, 0, 0, 1])
+    seen = check.gallery(listing, {split: check.look(one) for split, one in listing.splits.items()})
+    links = [(0, 1), (1, 2), (2, 3), (3, 4)]
+    chain_of = check.Duplicates((), tuple(near.Pair(a, b, False, 0.99) for a, b in links), 5)
+    # 1 is like 0, which stays; 2 is like 1 alone, which does not; 4 has another label than 3.
+    assert check.left_out(seen, chain_of) == {1: "nearly the same as all[0]", 3: "nearly the same as all[2]"}

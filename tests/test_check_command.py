@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from test_check import QUIET, checked, copied, flowers
 
 import wideresnet as wrn
 from wideresnet import cli, data
+from wideresnet.data import check
 from wideresnet.data.listing import ALL
 from wideresnet.errors import DataError, UsageError
 
@@ -171,6 +173,88 @@ def test_groups_go_with_a_cleaned_copy_as_a_table(tmp_path: Path) -> None:
     before, after = data.read(tmp_path / "table.csv"), data.read(tmp_path / "clean" / "pictures.csv")
     assert sorted(after.splits[ALL].groups) == sorted(before.splits[ALL].groups)
     assert data.read(tmp_path / "clean").class_names == ("a", "b")
+
+
+def test_the_line_that_trains_on_a_copy_with_groups_is_said_and_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [[str(p.resolve()), "ab"[i % 2], f"g{i // 3}"] for i, p in enumerate(flowers(24))]
+    table(tmp_path / "table.csv", ["image", "label", "patient"], rows)
+    code, _, err = run(capsys, tmp_path / "table.csv", "--group-column", "patient", "--fix", tmp_path / "a copy")
+    [line] = [line for line in err.splitlines() if "wrn train" in line]
+    words = shlex.split(line.partition(": wrn ")[2])
+    assert (code, words) == (0, ["train", f"{tmp_path}/a copy/pictures.csv", "--group-column", "group"])
+    assert cli.run([*words, "--arch", "wrn_10_1", "--size", "8", "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("out", [".", "..", "empty", "./"])
+def test_a_folder_that_is_there_is_refused_at_the_door(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    root = copied(tmp_path / "set", {f"{'xy'[i % 2]}/{p.name}": p for i, p in enumerate(flowers(4))})
+    (tmp_path / "here" / "empty").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" if out == "empty" else tmp_path / "here" / "empty")
+    monkeypatch.setattr(check, "look", lambda *_: pytest.fail("was looked at"))
+    code, _, err = run(capsys, root, "--fix", out)
+    assert (code, "name a folder that is not" in err) == (2, True)
+
+
+def noisy(num: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (num, 12, 12, 1), dtype=np.uint8)
+
+
+def test_a_cleaned_npz_keeps_its_form_and_what_else_it_has_of_each_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = noisy(30), (np.arange(30) % 3).astype(np.uint8)
+    images[3] = images[4] = 7
+    patient, split = np.array([f"p{i}" for i in range(30)]), {"train": slice(0, 24), "test": slice(24, 30)}
+    arrays = {f"{name}_images": images[part] for name, part in split.items()}
+    arrays |= {f"{name}_labels": labels[part] for name, part in split.items()}
+    arrays |= {f"{name}_patient": patient[part] for name, part in split.items()} | {"made_by": np.array("me")}
+    np.savez(tmp_path / "set.npz", **arrays)  # type: ignore[arg-type]
+    code, out, _ = run(capsys, tmp_path / "set.npz", "--fix", tmp_path / "clean.npz")
+    assert (code, "no row for each picture of a split: made_by" in out) == (0, True)
+    kept = [i for i in range(24) if i not in (3, 4)]
+    with np.load(tmp_path / "clean.npz") as clean:
+        assert set(clean.files) == set(arrays) - {"made_by"}
+        for key in clean.files:
+            expected = arrays[key][kept] if key.startswith("train") else arrays[key]
+            assert (clean[key].dtype, clean[key].tolist()) == (expected.dtype, expected.tolist()), key
+    before, after = (data.read(tmp_path / f"{name}.npz").class_names for name in ("set", "clean"))
+    assert before == after
+
+
+def test_class_names_are_added_where_labels_no_longer_say_how_many_there_are(tmp_path: Path) -> None:
+    images, labels = noisy(10), np.array([0, 1] * 4 + [0, 2])
+    images[9] = 7
+    np.savez(tmp_path / "set.npz", images=images, labels=labels)
+    checked(tmp_path / "set.npz", fix=tmp_path / "clean.npz")
+    assert data.read(tmp_path / "clean.npz").class_names == ("0", "1", "2")
+
+
+def test_a_list_that_is_there_is_kept_and_an_array_that_fails_takes_its_list_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "set.npz", images=noisy(10), labels=np.arange(10) % 2)
+    listed = tmp_path / "clean.left_out.csv"
+    listed.write_text("mine")
+    with pytest.raises(UsageError, match=r"left_out\.csv, is there already"):
+        checked(tmp_path / "set.npz", fix=tmp_path / "clean.npz")
+    assert listed.read_text() == "mine"
+    listed.unlink()
+    of_path = Path.replace
+
+    def failing(source: Path, target: Path) -> Path:
+        if target.suffix == ".npz":
+            assert listed.exists()
+            raise OSError(28, os.strerror(28))
+        return of_path(source, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(wrn.TrainingStopped, match="No space left"):
+        checked(tmp_path / "set.npz", fix=tmp_path / "clean.npz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set.npz"]
 
 
 @pytest.mark.parametrize("taken", ["a file", "a folder with something in it", "a place in the data", "no folder above"])

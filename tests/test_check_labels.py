@@ -1,20 +1,27 @@
 """Doubtful labels, by what a model sees; and the check in short, at the start of a training."""
 
+import re
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import pixels
+from conftest import ROOT, pixels
 from PIL import Image
 from test_check import QUIET, checked, copied, flowers, textured
 from test_jobs import shapes
 
 import wideresnet as wrn
 from wideresnet import cli, data, runtime
+from wideresnet.checkpoint import Card, save_model
 from wideresnet.data import Pictures, check, decode_all
-from wideresnet.data.check import suspects
+from wideresnet.data.check import quality, suspects
+from wideresnet.data.check.brief import AT_MOST, _rows_at_once
+from wideresnet.data.check.findings import IMBALANCE, KINDS
+from wideresnet.data.check.near import ALIKE
+from wideresnet.data.check.suspects import TIMES
+from wideresnet.model import WideResNetClassifier
 from wideresnet.preprocess import Preprocess
 
 # Doubtful labels
@@ -38,7 +45,7 @@ def test_wrong_labels_among_clear_classes_are_the_first_suspects_with_the_class_
     rows = [one.row for one in found]
     assert set(rows) <= wrong
     assert len(rows) >= 28, f"{len(rows)} of 30"
-    assert all(one.likely != labels[one.row] and one.confidence >= 5 * one.of_label for one in found)
+    assert all(one.likely != labels[one.row] and one.confidence >= TIMES * one.of_label for one in found)
 
 
 def test_who_is_suspected_does_not_depend_on_the_order_of_the_pictures() -> None:
@@ -75,6 +82,49 @@ def test_classes_too_small_to_judge_are_not_judged(labels: list[int]) -> None:
     assert suspects(probs, np.array(labels), judged) == []
 
 
+@pytest.mark.parametrize("as_many", [1, 2])
+def test_a_class_of_copies_is_not_called_mislabelled(as_many: int) -> None:
+    """Copies are held out as one: what the other parts learn of such a class is little, or nothing."""
+    embeddings, labels, _ = clusters(300, 0)
+    random = np.random.default_rng(2)
+    copies = np.repeat(random.normal(size=(as_many, 8)), 20, axis=0)
+    marks = [*range(300), *(-1 - i // 20 for i in range(20 * as_many))]
+    embeddings, labels = np.concatenate([embeddings, copies]), np.concatenate([labels, [3] * len(copies)])
+    probs, judged = check.out_of_sample(embeddings, labels, marks)
+    assert judged[:300].all()
+    assert not judged[300:].any()
+    assert suspects(probs, labels, judged) == []
+
+
+def test_a_picture_is_not_judged_where_its_class_was_held_out_whole() -> None:
+    embeddings, labels, _ = clusters(300, 0)
+    labels[:10] = 3  # ten different ones, each a copy of one of class 0 that is held out in the first part
+    others = np.flatnonzero(labels == 0)
+    order = sorted(others.tolist(), key=lambda row: str(1000 + row))
+    marks = np.arange(1000, 1300)
+    marks[:10] = marks[order[:50:5]]
+    probs, judged = check.out_of_sample(embeddings, labels, marks.tolist())
+    assert not judged[:10].any()
+    assert judged[others].all()
+    assert not {one.row for one in suspects(probs, labels, judged)} & set(range(10))
+
+
+def test_a_model_whose_embeddings_are_no_numbers_is_refused_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shapes(tmp_path / "set", {"disc": 10, "bar": 10})
+    model = WideResNetClassifier(num_classes=2, depth=10, widen_factor=1)
+    with torch.no_grad():
+        next(iter(model.parameters())).fill_(1e38)
+    preprocess = Preprocess(size=16, mean=(0.5,) * 3, std=(0.2,) * 3)
+    card = Card(architecture=model.architecture, class_names=("bar", "disc"), preprocess=preprocess)
+    save_model(tmp_path / "m.safetensors", model.state_dict(), card)
+    code = cli.run(["data", "check", str(root), "--model", str(tmp_path / "m.safetensors"), "--device", "cpu"])
+    err = capsys.readouterr().err
+    assert (code, "Traceback" in err) == (2, False)
+    assert re.search(r"m\.safetensors: its answers to 20 of 20 pictures are not finite, first to bar/", err)
+
+
 def test_a_model_names_the_pictures_that_were_put_into_the_wrong_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +144,21 @@ def test_a_model_names_the_pictures_that_were_put_into_the_wrong_folder(
     assert {f"bar/was-disc-{path.name}" for path in moved} <= first
     assert finding.items[0].note.startswith("rather disc: ")
     assert cli.run(["data", "check", str(root), "--model", str(tmp_path / "run"), "--device", "cuda:9"]) == 2
+
+
+def test_the_page_of_the_docs_has_the_numbers_of_the_code() -> None:
+    page = (ROOT / "docs" / "data-check.md").read_text(encoding="utf-8")
+    words = {5: "five", 10: "ten", 4: "four"}
+    assert f"another class is at least {words[TIMES]} times as likely as the label" in page
+    assert f"Classes of fewer than {words[check.FEWEST]} different pictures are not judged" in page
+    assert f"{words[IMBALANCE]} times as many pictures in one class as in another" in page
+    assert f"{words[int(quality.LONG)]} times as long as wide" in page
+    assert f"99 % of it below {quality.DARK + 1} or above {quality.BRIGHT - 1} of 255" in page
+    assert f"under {quality.TINY} pixels" in page
+    assert f"pictures below {check.SMALLEST} pixels are not compared" in page
+    assert f"any two is at least {ALIKE:g}" in page
+    assert f"above {AT_MOST:,} pictures" in page
+    assert all(f"`{kind}`" in page for kind in KINDS)
 
 
 # In short, at the start of a training
@@ -160,3 +225,52 @@ def test_the_short_check_takes_a_moment() -> None:
     start = time.process_time()
     assert check.brief(parts, ("a", "b"), "x") == []
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(("side", "said"), [(12, False), (20, False), (40, True)])
+def test_pictures_that_training_enlarges_are_not_compared_in_short(tmp_path: Path, side: int, said: bool) -> None:
+    """Digits of 8×8 at --size 32, say: many are nearly the same there."""
+    root = copied(tmp_path / "set", {f"train/{'xy'[i % 2]}/{i}.png": path for i, path in enumerate(flowers(20))})
+    (root / "test" / "x").mkdir(parents=True)
+    with Image.open(flowers(1)[0]) as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(root / "test" / "x" / "mirror.png")
+    for path in root.rglob("*.png"):
+        with Image.open(path) as image:
+            small = image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+        small.save(path)
+    lines = list[str]()
+    watch = runtime.Watch(line=lines.append)
+    wrn.train(root, arch="wrn_10_1", epochs=1, size=32, out=tmp_path / "run", watch=watch)
+    assert any("1 pair is nearly the same in two splits" in line for line in lines) == said
+
+
+def test_a_copy_in_another_split_counts_in_short_too(tmp_path: Path) -> None:
+    a, b = flowers(2)
+    root = copied(tmp_path / "set", {"train/x/a.jpg": a, "test/x/a.jpg": a, "test/x/b.jpg": b})
+    with Image.open(a) as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(root / "test" / "x" / "mirror.png")
+    [note] = [note for note in check.brief(*decoded(root), "x") if "two splits" in note]
+    assert "1 pair is nearly the same in two splits" in note
+    assert "train/x/a.jpg" in note
+
+
+@pytest.mark.parametrize("size", [8, 32, 224, 640, 4000])
+def test_the_short_check_takes_little_memory_whatever_the_size_of_the_pictures(size: int) -> None:
+    rows, of_one = _rows_at_once((10**6, 3, size, size)), 4 * 3 * size**2
+    assert rows >= 1
+    assert rows == 1 or rows * of_one <= 16 * 2**20
+
+
+def test_the_short_check_reads_no_more_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, of_torch = list[int](), torch.nn.functional.interpolate
+
+    def counted(images: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
+        taken.append(images.nbytes)
+        return of_torch(images, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.nn.functional, "interpolate", counted)
+    images = torch.randint(0, 256, (40, 3, 256, 256), dtype=torch.uint8)
+    names = tuple(map(str, range(40)))
+    check.brief({"train": Pictures(images, torch.arange(40) % 2, names, tuple(map(str.encode, names)))}, "ab", "x")
+    assert len(taken) == 2
+    assert max(taken) <= 16 * 2**20

@@ -96,8 +96,8 @@ def check(
     report
         Where a page with the pictures goes: one HTML file.
     fix
-        Write a copy without what cannot be read, is blank or is there twice: a new folder, or an .npz if DATA is
-        arrays. DATA is never changed. The copy lists what was left out, and why.
+        Write a copy without what cannot be read, is blank or is there twice: a folder that is not there yet, or an .npz
+        if DATA is arrays. DATA is never changed. The copy lists what was left out, and why.
     model
         A run folder or a model file: labels that it doubts are named too. It need not know the classes.
     device
@@ -124,6 +124,8 @@ def check(
         say(f"report: {report}")
     if fix is not None:
         say(f"cleaned copy: {fix}, without {len(checked.left_out):,} pictures")
+        if checked.table is not None:
+            say(f"its groups are in a table: wrn train {shlex.quote(str(checked.table))} --group-column group")
     return SOME_FAILED if checked.failed else DONE
 
 

@@ -20,7 +20,7 @@ from wideresnet.data.check import Finding, Gallery, LeftOut, Look, Place, Suspec
 from wideresnet.data.decoding import survey, upright
 from wideresnet.data.listing import ALL
 from wideresnet.errors import DataError, ImageError
-from wideresnet.jobs.evaluation import check_report
+from wideresnet.jobs.evaluation import check_finite, check_report
 from wideresnet.jobs.sharing import load
 from wideresnet.prediction import Predictor
 from wideresnet.reading import Reading
@@ -59,6 +59,12 @@ class DataCheck:
         """Whether an error was found that no cleaned copy has mended."""
         mended = ("unreadable", "leak", "clash") if self.fixed is not None else ()
         return any(one.severity == "error" and one.kind not in mended for one in self.findings)
+
+    @property
+    def table(self) -> Path | None:
+        """Of a cleaned copy of data with groups, which its folders cannot say."""
+        table = None if self.fixed is None else self.fixed / check.TABLE
+        return table if table is not None and table.is_file() else None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, with every picture of every finding by name."""
@@ -127,14 +133,22 @@ def check_data(
     )
     comparable = seen.comparable(check.SMALLEST)
     found = check.duplicates(seen.digests, seen.thumbnails, comparable, watch=watch)
-    suspects, notes = _suspects(seen, predictor, check.together(len(seen), found), watch)
+    suspects, notes = _suspects(seen, predictor, str(model), check.together(len(seen), found), watch)
     if (few := sum(one is not None for one in seen.looks) - int(comparable.sum())) > 0:
         what = f"smaller than {check.SMALLEST} pixels or blank"
         notes.append(f"near duplicates were not looked for among {few:,} pictures that are {what}")
+    if found.alike:
+        notes.append(
+            "the pictures of this data are all alike: near copies cannot be told from them and were not looked for"
+        )
     fixed, left_out = None, list[LeftOut]()
     if fix is not None:
         left_out = check.write_copy(seen, Path(fix), check.left_out(seen, found), watch)
         fixed = Path(fix)
+        if lacking := check.unrelated(listing):
+            notes.append(
+                f"left out of the copy, for they have no row for each picture of a split: {', '.join(lacking)}"
+            )
     checked = DataCheck(
         data=listing.name,
         place=listing.place,
@@ -176,12 +190,13 @@ def _facts(seen: Gallery) -> dict[str, Any]:
 
 
 def _suspects(
-    seen: Gallery, predictor: Predictor | None, together: Sequence[Sequence[int]], watch: runtime.Watch
+    seen: Gallery, predictor: Predictor | None, model: str, together: Sequence[Sequence[int]], watch: runtime.Watch
 ) -> tuple[list[Suspect], list[str]]:
     """Doubtful labels by what the model sees, and what a person should know of that."""
     if predictor is None:
         return [], []
     embeddings = embeddings_of(seen.data, predictor, watch)
+    check_finite(embeddings, [place.name for place in seen.places], model)
     rows = np.array([row for row, one in enumerate(seen.each) if isinstance(one, Look)], dtype=np.int64)
     digests = seen.digests
     marks = {
@@ -197,7 +212,7 @@ def _suspects(
     ]
     notes = []
     if not judged.all():
-        few = f"whose classes have fewer than {check.FEWEST}"
+        few = f"whose classes have fewer than {check.FEWEST} different ones, or none that was not held out with them"
         notes.append(f"labels were not judged of {int((~judged).sum()):,} pictures {few}")
     marked = {bytes(one) for one in predictor.extra["seen"].numpy()} if "seen" in predictor.extra else set()
     if known := sum(digests[row][:8] in marked for row in rows.tolist()):

@@ -154,7 +154,7 @@ def decoded(
         if config.detector is None:
             parts, class_names, dropped = _drop_unreadable_classes(parts, class_names)
         notes = [*listing.notes, *loaded.notes, *dropped, *data_room.twins(parts, class_names)]
-        notes += data_room.check.brief(parts, class_names, config.data)
+        notes += data_room.check.brief(parts, class_names, config.data, tuple(listing.splits.values()))
         return Decoded(listing.name, class_names, parts, prepare, fingerprint, tuple(notes), loaded.kept, source)
 
     if config.fit == "pad" and config.mean is None:

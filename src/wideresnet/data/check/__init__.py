@@ -2,7 +2,7 @@
 and for `write_copy`."""
 
 from wideresnet.data.check.brief import brief
-from wideresnet.data.check.cleaning import LeftOut, check_out, left_out, write_copy
+from wideresnet.data.check.cleaning import TABLE, LeftOut, check_out, left_out, unrelated, write_copy
 from wideresnet.data.check.duplicates import SMALLEST, Duplicates, duplicates, together
 from wideresnet.data.check.findings import Finding, Item, counts, find
 from wideresnet.data.check.gallery import Gallery, Place, gallery
@@ -12,6 +12,7 @@ from wideresnet.data.check.suspects import FEWEST, Suspect, out_of_sample, suspe
 __all__ = [
     "FEWEST",
     "SMALLEST",
+    "TABLE",
     "Duplicates",
     "Finding",
     "Gallery",
@@ -32,5 +33,6 @@ __all__ = [
     "out_of_sample",
     "suspects",
     "together",
+    "unrelated",
     "write_copy",
 ]

@@ -5,8 +5,11 @@ import contextlib
 import os
 import secrets
 import shutil
+import zipfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +18,7 @@ import numpy.typing as npt
 
 from wideresnet import files, runtime
 from wideresnet.data.check import quality
-from wideresnet.data.check.duplicates import Duplicates, together
+from wideresnet.data.check.duplicates import Duplicates
 from wideresnet.data.check.gallery import Gallery, Place
 from wideresnet.data.check.looks import Look
 from wideresnet.data.folders import is_hidden
@@ -38,13 +41,13 @@ class LeftOut:
 
 
 def left_out(seen: Gallery, found: Duplicates) -> dict[int, str]:
-    """Row → why. What cannot be read; what is blank; of pictures that are the same or nearly so all but one: that of
-    test before val before others, then the largest, then the first. If their labels differ, none that is trained on
-    stays, and none at all where those that are judged on differ among themselves."""
+    """Row → why. What cannot be read; what is blank; of pictures that are the same all but one: that of test before
+    val before others, then the largest, then the first. If their labels differ, none that is trained on stays, and none
+    at all where those that are judged on differ among themselves. In the same order, what is nearly the same as a
+    picture that stays, if its label is the same."""
     out = {row: f"cannot be read: {one}" for row, one in enumerate(seen.each) if isinstance(one, str)}
     out |= dict.fromkeys(quality.blank(seen.looks), "blank")
-    exact = {row: rows[0] for rows in found.exact for row in rows}
-    for rows in together(len(seen), found):
+    for rows in found.exact:
         rest = seen.first_to_keep([row for row in rows if row not in out])
         if len({int(seen.labels[row]) for row in rest}) > 1:
             judged = [row for row in rest if seen.places[row].split in _KEPT_FIRST]
@@ -52,15 +55,29 @@ def left_out(seen: Gallery, found: Duplicates) -> dict[int, str]:
             for row in rest:
                 if row not in judged or not certain:
                     other = next(one for one in rest if seen.labels[one] != seen.labels[row])
-                    out[row] = f"{_like(exact, row, other)} {_named(seen, other)}, of another class"
+                    out[row] = f"the same as {_named(seen, other)}, of another class"
             rest = judged if certain else []
         for row in rest[1:]:
-            out[row] = f"{_like(exact, row, rest[0])} {_named(seen, rest[0])}"
-    return out
+            out[row] = f"the same as {_named(seen, rest[0])}"
+    return out | _nearly(seen, found, out)
 
 
-def _like(exact: Mapping[int, int], row: int, other: int) -> str:
-    return "the same as" if row in exact and exact.get(row) == exact.get(other) else "nearly the same as"
+def _nearly(seen: Gallery, found: Duplicates, out: Mapping[int, str]) -> dict[int, str]:
+    """Of what is not in `out`; each is like one that stays, never like one that is left out itself."""
+    like = defaultdict[int, list[int]](list)
+    for _, both in found.of_near():
+        one, other = ([row for row in rows if row not in out] for rows in (both.one, both.other))
+        for a, b in product(one, other):  # one each: of exact copies the others are out
+            if seen.labels[a] == seen.labels[b]:
+                like[a].append(b)
+                like[b].append(a)
+    kept, gone = set[int](), dict[int, str]()
+    for row in seen.first_to_keep(list(like)):
+        if stays := [one for one in seen.first_to_keep(like[row]) if one in kept]:
+            gone[row] = f"nearly the same as {_named(seen, stays[0])}"
+        else:
+            kept.add(row)
+    return gone
 
 
 def _named(seen: Gallery, row: int) -> str:
@@ -75,9 +92,11 @@ def check_out(data: Data, out: Path) -> None:
             raise UsageError(f"--fix {out}: {data.name} is made of arrays; expected a name that ends in .npz")
         if out.exists():
             raise UsageError(f"--fix {out}: is there already; name a file that is not")
+        if _list_beside(out).exists():
+            raise UsageError(f"--fix {out}: its list, {_list_beside(out)}, is there already; name a file without one")
     else:
-        if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-            raise UsageError(f"--fix {out}: is there already; name a folder that is not, or an empty one")
+        if out.is_symlink() or out.exists():
+            raise UsageError(f"--fix {out}: is there already; name a folder that is not")
         names = [name for name in data.class_names if not _is_folder_name(name)]
         if all(name.lower() in SPLIT_NAMES for name in data.class_names) and ALL in data.splits:
             names = [*data.class_names]
@@ -98,9 +117,9 @@ def write_copy(
 ) -> list[LeftOut]:
     """The data without some rows, whole or not at all; → what was left out. Pictures are copied byte for byte.
 
-    Folders OUT/SPLIT/CLASS/NAME, without SPLIT where there is none, and a list `LEFT_OUT` beside; data with groups
-    has a table too, `TABLE`. Arrays are OUT, with the keys they had, and the list beside. Raises TrainingStopped if the
-    disk refuses, DataError if nothing would be left.
+    Folders OUT/SPLIT/CLASS/NAME, without SPLIT where there is none, and a list `LEFT_OUT` in OUT; data with groups
+    has a table too, `TABLE`. Arrays are OUT, in the form they had, without `unrelated`, and the list beside. Raises
+    TrainingStopped if the disk refuses, DataError if nothing would be left.
     """
     gone = [LeftOut(seen.places[row], without[row]) for row in sorted(without)]
     gone += [LeftOut(Place(bad.name, "", "", -1), f"cannot be read: {bad.reason}") for bad in seen.data.bad]
@@ -111,14 +130,55 @@ def write_copy(
         {"name": one.place.name, "split": one.place.split, "class": one.place.class_name, "reason": one.reason}
         for one in gone
     )
-    with _whole(out, folder=not _is_of_arrays(seen.data)) as new:
-        if _is_of_arrays(seen.data):
-            _write_arrays(seen, new, kept)
-            files.write_whole(out.with_name(f"{out.stem}.{LEFT_OUT}"), listed)
-        else:
+    if _is_of_arrays(seen.data):
+        beside = _list_beside(out)
+        try:
+            with _whole(out, folder=False) as new:
+                _write_arrays(seen, new, kept)
+                files.write_whole(beside, listed)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    else:
+        with _whole(out, folder=True) as new:
             _write_folders(seen, new, kept, watch)
             (new / LEFT_OUT).write_text(listed, encoding="utf-8", errors="surrogateescape")
     return gone
+
+
+def _list_beside(out: Path) -> Path:
+    return out.with_name(f"{out.stem}.{LEFT_OUT}")
+
+
+def unrelated(data: Data) -> list[str]:
+    """Arrays of a .npz that have no row for each picture of a split, which a cleaned copy therefore lacks."""
+    forms = _forms(data)
+    return sorted(key for key in forms if key != "class_names" and _split_of(key, forms[key], data) is None)
+
+
+def _forms(data: Data) -> dict[str, tuple[int, ...]]:
+    """Key → shape of all arrays of the file that the data is, from their headers; none if it is no .npz."""
+    if not (_is_of_arrays(data) and Path(data.place).suffix.lower() == ".npz"):
+        return {}
+    forms = dict[str, tuple[int, ...]]()
+    with zipfile.ZipFile(data.place) as archive:
+        for name in archive.namelist():
+            if not name.endswith(".npy"):
+                forms[name] = ()
+                continue
+            with archive.open(name) as file:
+                old = np.lib.format.read_magic(file) == (1, 0)
+                read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+                forms[name.removesuffix(".npy")] = read(file)[0]
+    return forms
+
+
+def _split_of(key: str, shape: tuple[int, ...], data: Data) -> str | None:
+    """The split whose pictures have a row each in that array."""
+    for split, listing in data.splits.items():
+        if (split == ALL or key.startswith(f"{split}_")) and shape[:1] == (len(listing),):
+            return split
+    return None
 
 
 def _is_of_arrays(data: Data) -> bool:
@@ -153,21 +213,32 @@ def _whole(out: Path, *, folder: bool) -> Iterator[Path]:
 
 
 def _write_arrays(seen: Gallery, new: Path, kept: Sequence[int]) -> None:
-    arrays: dict[str, npt.NDArray[Any]] = {"class_names": np.array(seen.data.class_names)}
-    rows_of: dict[str, list[int]] = {split: [] for split in seen.data.splits}
+    data, arrays, rows_of = seen.data, dict[str, npt.NDArray[Any]](), {split: list[int]() for split in seen.data.splits}
     for row in kept:
         rows_of[seen.places[row].split].append(seen.places[row].row)
+    done, forms, most = {"class_names"}, _forms(data), max(int(seen.labels[row]) for row in kept)
+    if not forms or "class_names" in forms or most + 1 < len(data.class_names):  # else they follow from the labels
+        arrays["class_names"] = np.array(data.class_names)
     for split, rows in rows_of.items():
-        listing, before = seen.data.splits[split], "" if split == ALL else f"{split}_"
+        listing, before = data.splits[split], "" if split == ALL else f"{split}_"
         sources = listing.sources
         assert isinstance(sources, np.ndarray)
-        gray = sources.strides[-1] == 0  # one channel, shown three times
-        arrays[f"{before}images"] = (sources[..., 0] if gray else sources)[rows]
-        arrays[f"{before}labels"] = listing.labels[rows]
-    with new.open("xb") as file:
-        cast(Any, np.savez_compressed)(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
+        if sources.strides[-1] == 0:  # one channel, shown three times
+            sources = sources[..., :1] if len(forms.get(f"{before}images", ())) == 4 else sources[..., 0]
+        arrays[f"{before}images"], arrays[f"{before}labels"] = sources[rows], listing.labels[rows]
+        done.add(f"{before}images")
+    if forms:
+        with np.load(data.place, allow_pickle=False) as file:
+            for key, shape in forms.items():
+                of_split = _split_of(key, shape, data)
+                if key == "class_names":
+                    arrays[key] = file[key]
+                elif of_split is not None and key not in done:  # labels too, in the type they had
+                    arrays[key] = file[key][rows_of[of_split]]
+    with new.open("xb") as written:
+        cast(Any, np.savez_compressed)(written, **arrays)
+        written.flush()
+        os.fsync(written.fileno())
 
 
 def _write_folders(seen: Gallery, new: Path, kept: Sequence[int], watch: runtime.Watch) -> None:

@@ -1,14 +1,14 @@
 """Pictures that are there more than once, exactly or nearly: in sets, each with what is wrong about it."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from wideresnet import runtime
-from wideresnet.data.check.near import Pair, near_pairs
+from wideresnet.data.check.near import Pair, all_alike, near_pairs
 
 SMALLEST = (
     16  # pixels of the shorter side: below it, different pictures of one thing (a handwritten 1) are nearly equal
@@ -16,13 +16,31 @@ SMALLEST = (
 
 
 @dataclass(frozen=True, slots=True)
+class _Both:
+    """Rows of one picture and rows of another: of many copies there are too many pairs to be listed."""
+
+    one: tuple[int, ...]
+    other: tuple[int, ...]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((a, b) for a in self.one for b in self.other)
+
+
+@dataclass(frozen=True, slots=True)
 class Duplicates:
     """exact: sets of rows with equal pixels. near: pairs of rows that show the same, at most one row of each exact set
-    among them. compared: how many pictures were looked through for `near`."""
+    among them. compared: how many pictures were looked through for `near`; alike: none, for they are all so much alike
+    that near copies cannot be told from them."""
 
     exact: tuple[tuple[int, ...], ...]
     near: tuple[Pair, ...]
     compared: int
+    alike: bool = False
+
+    def of_near(self) -> list[tuple[Pair, "_Both"]]:
+        """Each pair, and all that show the same: a copy of one with a copy of the other, the pair itself first."""
+        copies = {rows[0]: rows for rows in self.exact}
+        return [(pair, _Both(*(copies.get(row, (row,)) for row in (pair.first, pair.second)))) for pair in self.near]
 
 
 def duplicates(
@@ -40,11 +58,10 @@ def duplicates(
         if digest:
             sets[digest].append(row)
     first = np.array([rows[0] for rows in sets.values() if comparable[rows[0]]], dtype=np.int64)
-    return Duplicates(
-        tuple(tuple(rows) for rows in sets.values() if len(rows) > 1),
-        tuple(near_pairs(thumbnails, first, cropped=cropped, watch=watch)),
-        len(first),
-    )
+    exact = tuple(tuple(rows) for rows in sets.values() if len(rows) > 1)
+    if all_alike(thumbnails, first):
+        return Duplicates(exact, (), 0, alike=True)
+    return Duplicates(exact, tuple(near_pairs(thumbnails, first, cropped=cropped, watch=watch)), len(first))
 
 
 def together(num: int, found: Duplicates) -> list[list[int]]:

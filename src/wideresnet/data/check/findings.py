@@ -34,12 +34,12 @@ KINDS: dict[str, tuple[Severity, str, str]] = {
     "near-leak": (
         "warning",
         "Nearly the same in more than one split",
-        "look at the pairs; --fix OUT keeps those of test, then val",
+        "look at the pairs; --fix OUT keeps those of test, then val, where their labels are the same",
     ),
     "near-clash": (
         "warning",
         "Nearly the same, with different labels",
-        "look at the pairs; --fix OUT leaves them out of what is trained on",
+        "look at the pairs, and decide which label is right; --fix OUT leaves them as they are",
     ),
     "duplicate": ("warning", "More than once in a split", "keep one of each, as --fix OUT does"),
     "near-duplicate": (
@@ -179,17 +179,15 @@ def _twice(seen: Gallery, found: Duplicates) -> list[Finding]:
 
 def _near(seen: Gallery, found: Duplicates) -> list[Finding]:
     """Pairs; of pictures with exact copies, the copies that make the case are named."""
-    copies = {rows[0]: rows for rows in found.exact}
     leaks, clashes, inside = list[Item](), list[Item](), list[Item]()
-    for pair in found.near:
-        one, other = (copies.get(row, (row,)) for row in (pair.first, pair.second))
-        both = [(a, b) for a in one for b in other]
-        parted = [(a, b) for a, b in both if seen.places[a].split != seen.places[b].split]
-        clashing = [(a, b) for a, b in both if seen.labels[a] != seen.labels[b]]
+    for pair, both in found.of_near():
+        parted = next(((a, b) for a, b in both if seen.places[a].split != seen.places[b].split), None)
+        clashing = next(((a, b) for a, b in both if seen.labels[a] != seen.labels[b]), None)
+        alone = None if parted or clashing else (pair.first, pair.second)
         note = f"{100 * pair.likeness:.0f} % alike" + (", in the mirror" if pair.mirrored else "")
-        for where, those in ((leaks, parted), (clashes, clashing), (inside, [] if parted or clashing else both)):
+        for where, those in ((leaks, parted), (clashes, clashing), (inside, alone)):
             if those:
-                where.append(Item(tuple(seen.places[row] for row in those[0]), note))
+                where.append(Item(tuple(seen.places[row] for row in those), note))
     findings = []
     for kind, items, what in (
         ("near-leak", leaks, "nearly the same in two splits, which flatters the figures"),

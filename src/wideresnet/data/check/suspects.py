@@ -11,7 +11,7 @@ from wideresnet import runtime
 
 FOLDS = 5
 TIMES = 5  # as likely is a class as the label, so that the label is doubtful
-FEWEST = 5  # pictures of a class, so that each part has others of it to learn from
+FEWEST = 5  # different pictures of a class, so that each part has others of it to learn from
 
 _Floats = npt.NDArray[np.float64]
 _Ints = npt.NDArray[np.int64]
@@ -31,20 +31,22 @@ def out_of_sample(
     embeddings: _Floats, labels: _Ints, marks: Sequence[bytes | int], watch: runtime.Watch = runtime.QUIET
 ) -> tuple[_Floats, npt.NDArray[np.bool_]]:
     """Probabilities [N, C] of each picture by a logistic regression on embeddings [N, D] that has not seen it, nor any
-    of its mark (copies have one); and of which rows there are some: classes of fewer than `FEWEST` have none.
+    of its mark (copies have one); and of which rows there are some: classes of fewer than `FEWEST` marks have none.
 
     Columns are the classes 0 to max(labels). A function of the set, not of its order: parts follow from the marks.
     """
     from sklearn.linear_model import LogisticRegression
 
-    counts = np.bincount(labels)
+    num_classes = int(labels.max(initial=-1)) + 1
+    different = {(int(label), mark) for label, mark in zip(labels, marks, strict=True)}
+    counts = np.bincount(np.array([label for label, _ in different], np.int64), minlength=num_classes)
     judged = counts[labels] >= FEWEST
-    probs = np.zeros((len(labels), len(counts)))
+    probs = np.zeros((len(labels), num_classes))
     if len(np.unique(labels[judged])) < 2:
         return probs, np.zeros(len(labels), dtype=bool)
     spread = embeddings - embeddings[judged].mean(0)
     spread /= spread[judged].std(0) + 1e-6
-    folds = _folds(labels, marks)
+    folds, unknown = _folds(labels, marks), np.zeros(len(labels), dtype=bool)
     for fold in range(FOLDS):
         fitted, held = judged & (folds != fold), judged & (folds == fold)
         watch.progress("judging labels", fold, FOLDS, "")
@@ -57,7 +59,9 @@ def out_of_sample(
         model = LogisticRegression(C=100 / int(fitted.sum()), max_iter=200)
         model.fit(spread[fitted], labels[fitted])
         probs[np.ix_(held, model.classes_)] = model.predict_proba(spread[held])
-    return probs, judged
+        # All copies of a class may lie in one part: the others then know nothing of it.
+        unknown |= held & ~np.isin(labels, model.classes_)
+    return probs, judged & ~unknown
 
 
 def _folds(labels: _Ints, marks: Sequence[bytes | int]) -> _Ints:
