@@ -340,7 +340,7 @@ from wideresnet import data, runtime
 from wideresnet.data import decoding
 from wideresnet.preprocess import Preprocess
 def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
-decoding._CHUNK = 2
+decoding.CHUNK = 2
 data.load(data.read({str(photos)!r}), Preprocess(size=200, mean=(0.,) * 3, std=(1.,) * 3), cache="disk",
           watch=runtime.Watch(progress=lambda what, done, *_: kill() if done >= 6 else None))
 """

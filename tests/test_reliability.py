@@ -303,7 +303,9 @@ def test_allowing_changes_is_for_a_run_that_goes_on(capsys: pytest.CaptureFixtur
 
 # ——— numbers that are none ———
 
-TOO_FAST: dict[str, Any] = {**QUICK, "batch_size": 64, "warmup_epochs": 1.0, "lr": 30.0}
+# It rises by 12 an epoch: to 12 is borne and to 72 is not, in which epoch depends on the processor's last bits; a
+# quarter of it is borne to the end.
+TOO_FAST: dict[str, Any] = {**QUICK, "epochs": 6, "batch_size": 64, "warmup_epochs": 6.0, "lr": 72.0}
 
 
 def test_a_loss_that_explodes_stops_with_step_rate_last_checkpoint_and_advice_and_its_pictures_in_the_log(
@@ -313,13 +315,15 @@ def test_a_loss_that_explodes_stops_with_step_rate_last_checkpoint_and_advice_an
         wrn.train("digits", out=tmp_path / "run", **TOO_FAST)
     text = str(caught.value)
     assert text.startswith("loss is ")
-    for part in (" at step ", "(epoch 2), lr ", "lower --lr", "The last good checkpoint, after epoch 1, is whole: "):
+    good = int(text.partition("The last good checkpoint, after epoch ")[2].partition(",")[0])
+    assert good >= 1
+    for part in (" at step ", f"(epoch {good + 1}), lr ", "lower --lr", f"after epoch {good}, is whole: "):
         assert part in text
     log = (tmp_path / "run" / runs.LOG).read_text()
     [batch] = [line for line in log.splitlines() if "Its batch: " in line]
     assert len(batch.partition("Its batch: ")[2].split("; ")) == 64
     tensors, progress = checkpoint.load_checkpoint(tmp_path / "run" / runs.CHECKPOINT)
-    assert progress["epoch"] == 1
+    assert progress["epoch"] == good
     assert all(value.isfinite().all() for value in tensors.values())
     command = shlex.split(text.partition("To go back with a quarter of the rate: wrn ")[2].partition(". ")[0])
     assert command == ["train", "--resume", str(tmp_path / "run"), "--on-nan", "rollback"]
@@ -333,12 +337,13 @@ def test_with_rollback_it_goes_back_with_a_quarter_of_the_rate_at_most_three_tim
     run = wrn.train("digits", out=tmp_path / "run", **options).folder
     back = [line for line in lines if "Back to" in line]
     assert len(back) == 1
-    assert "Back to the checkpoint after epoch 1, from there at 0.25 of the learning rate" in back[0]
+    good = int(back[0].partition("Back to the checkpoint after epoch ")[2].partition(",")[0])
+    assert "from there at 0.25 of the learning rate" in back[0]
     assert back[0] in (run / runs.LOG).read_text()
     rows = [dict(row) for row in metrics_but_times(run)]
     plain = wrn.train("digits", out=tmp_path / "plain", **{**TOO_FAST, "lr": 0.1}).folder
     rates = [float(dict(row)["lr"]) / 0.1 for row in metrics_but_times(plain)]
-    assert [float(row["lr"]) for row in rows] == pytest.approx([30 * rates[0], 7.5 * rates[1], 7.5 * rates[2]])
+    assert [float(row["lr"]) for row in rows] == pytest.approx([(72 if i < good else 18) * rate for i, rate in enumerate(rates)])
     assert wrn.load(run).card.trained["rollbacks"] == 1
     with pytest.raises(
         Diverged, match=r"No checkpoint was written yet\. It went back 3 times\. .*log\.txt names the batch's pictures$"

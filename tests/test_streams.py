@@ -207,7 +207,7 @@ def surveyed(folder: Path, look: Callable[[], None] = lambda: None) -> tuple[Sur
 @linux
 def test_processes_find_what_threads_find(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     by_threads, pixels = surveyed(mixed)
-    monkeypatch.setattr(decoding, "_MANY", 1)
+    monkeypatch.setattr(decoding, "MANY", 1)
     state, threads, before = torch.get_rng_state(), torch.get_num_threads(), children()
     seen: list[set[int]] = []
     by_processes, same = surveyed(mixed, lambda: seen.append(children() - before))
@@ -225,8 +225,8 @@ def test_processes_find_what_threads_find(mixed: Path, monkeypatch: pytest.Monke
 @linux
 @pytest.mark.parametrize("what", ["killed", "interrupted"])
 def test_a_survey_that_ends_early_leaves_no_process(mixed: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    monkeypatch.setattr(decoding, "_MANY", 1)
-    monkeypatch.setattr(decoding, "_CHUNK", 1)
+    monkeypatch.setattr(decoding, "MANY", 1)
+    monkeypatch.setattr(decoding, "CHUNK", 1)
     before = children()
 
     def disturb(_: torch.Tensor) -> None:
@@ -246,7 +246,7 @@ import os, sys
 from pathlib import Path
 from wideresnet.data import decoding, read
 from wideresnet.preprocess import Preprocess
-decoding._MANY = decoding._CHUNK = 1
+decoding.MANY = decoding.CHUNK = 1
 def die(_):
     print(*Path(f"/proc/self/task/{os.getpid()}/children").read_text().split(), flush=True)
     os.kill(os.getpid(), int(sys.argv[2]))
@@ -280,7 +280,7 @@ def test_a_worker_that_begins_when_the_main_process_is_gone_already_ends_too() -
 
 @linux
 def test_a_signal_while_workers_begin_is_neither_lost_nor_theirs(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_MANY", 1)
+    monkeypatch.setattr(decoding, "MANY", 1)
     before = children()
     to_come = [signal.SIGINT]
     # In such a hook Python drops what a signal raises.
@@ -295,7 +295,7 @@ def test_a_signal_while_workers_begin_is_neither_lost_nor_theirs(mixed: Path, mo
 @pytest.mark.parametrize("why", ["no process to be had", "a daemonic process"])
 def test_where_no_worker_may_begin_threads_read(mixed: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     expected, pixels = surveyed(mixed)
-    monkeypatch.setattr(decoding, "_MANY", 1)
+    monkeypatch.setattr(decoding, "MANY", 1)
     if why == "a daemonic process":
         monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
     else:
