@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> wrn.BoxRun:
     out = tmp_path_factory.mktemp("runs") / "shapes"
-    return wrn.train_detector(data, out=out, epochs=24, lr=0.05, **QUICK)
+    return wrn.train_detector(data, out=out, epochs=24, **QUICK)
 
 
 def test_a_detector_learns_squares_and_discs_and_leaves_a_whole_run(run: wrn.BoxRun) -> None:
