@@ -4,7 +4,7 @@
 
 In turns, the minimum of several, in one process whose imports are done: the forward passes alone; the same with
 everything that `wrn evaluate` computes by itself (figures with their intervals, calibration before and after, curves,
-unknown inputs, the report as one HTML file).
+the report as one HTML file).
 """
 
 import argparse
