@@ -343,7 +343,9 @@ def test_with_rollback_it_goes_back_with_a_quarter_of_the_rate_at_most_three_tim
     rows = [dict(row) for row in metrics_but_times(run)]
     plain = wrn.train("digits", out=tmp_path / "plain", **{**TOO_FAST, "lr": 0.1}).folder
     rates = [float(dict(row)["lr"]) / 0.1 for row in metrics_but_times(plain)]
-    assert [float(row["lr"]) for row in rows] == pytest.approx([(60 if i < good else 15) * rate for i, rate in enumerate(rates)])
+    assert [float(row["lr"]) for row in rows] == pytest.approx(
+        [(60 if i < good else 15) * rate for i, rate in enumerate(rates)]
+    )
     assert wrn.load(run).card.trained["rollbacks"] == 1
     with pytest.raises(
         Diverged, match=r"No checkpoint was written yet\. It went back 3 times\. .*log\.txt names the batch's pictures$"
