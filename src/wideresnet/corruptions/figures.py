@@ -11,7 +11,6 @@ import numpy.typing as npt
 from wideresnet import metrics
 
 LEFT_OUT = ("frost",)  # of the fifteen: its definition needs photographs that are not ours to give
-_Z_95 = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,7 +77,7 @@ class CorruptionFigures:
         is never empty and holds for few pictures.
         """
         shares = np.concatenate([1 - self.right.mean(axis=(0, 1)), [0, 0, 1, 1]])
-        half = _Z_95 * float(shares.std()) / np.sqrt(len(shares))
+        half = metrics.Z_95 * float(shares.std()) / np.sqrt(len(shares))
         return max(0.0, float(shares.mean() - half)), min(1.0, float(shares.mean() + half))
 
     @property

@@ -14,6 +14,7 @@ from wideresnet.data.pictures import (
     decode_all,
     fingerprint,
     in_batches,
+    known_marks,
     marks,
     shorter_side,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "hold_out",
     "in_batches",
     "keep_labels",
+    "known_marks",
     "load",
     "losses",
     "marks",

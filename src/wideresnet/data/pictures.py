@@ -180,9 +180,14 @@ def marks(pictures: Pictures) -> Tensor:
     return torch.frombuffer(bytearray(b"".join(found)), dtype=torch.uint8).reshape(-1, 8)
 
 
+def known_marks(marked: Tensor) -> frozenset[bytes]:
+    """What `marks` has given: the first 8 bytes of each digest."""
+    return frozenset(bytes(row) for row in marked.numpy())
+
+
 def count_marked(pictures: Pictures, marked: Tensor) -> int:
     """How many of `pictures` were among those that `marks` was given."""
-    known = {bytes(row) for row in marked.numpy()}
+    known = known_marks(marked)
     return sum(digest[:8] in known for digest in pictures.digests)
 
 

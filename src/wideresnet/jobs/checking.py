@@ -214,7 +214,7 @@ def _suspects(
     if not judged.all():
         few = f"whose classes have fewer than {check.FEWEST} different ones, or none that was not held out with them"
         notes.append(f"labels were not judged of {int((~judged).sum()):,} pictures {few}")
-    marked = {bytes(one) for one in predictor.extra["seen"].numpy()} if "seen" in predictor.extra else set()
+    marked = data_room.known_marks(predictor.extra["seen"]) if "seen" in predictor.extra else frozenset()
     if known := sum(digests[row][:8] in marked for row in rows.tolist()):
         notes.append(
             f"the model was trained on {known:,} of these pictures: wrong labels that it learnt by heart look right "

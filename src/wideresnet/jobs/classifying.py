@@ -22,12 +22,12 @@ from wideresnet import (
     runs,
     training,
 )
-from wideresnet import data as data_room
 from wideresnet.checkpoint import Card
 from wideresnet.data import Pictures
 from wideresnet.errors import Diverged
 from wideresnet.evaluation import Evaluation
 from wideresnet.jobs import transfer, unknown
+from wideresnet.jobs.evaluation import count_seen
 from wideresnet.jobs.judging import facts, flattered, highlights
 from wideresnet.processes import synchronise_bn
 from wideresnet.report import Subject
@@ -95,7 +95,7 @@ def judge(prepared: "Prepared", state: training.State, folder: Path) -> Evaluati
         logits=logits,
         temperature=temperature,
         groups=pictures.groups,
-        seen=data_room.count_marked(pictures, file.extra["seen"]) if "seen" in file.extra else 0,
+        seen=count_seen(pictures, file.extra),
         chosen=split == "val",
     )
     figures = dataclasses.replace(evaluation, groups=()).figures()  # whose names, of patients perhaps, stay here

@@ -62,9 +62,9 @@ def evaluate(
     averages the answers to each picture and its mirror image, and is named beside every figure. cache: as in `train`;
     no figure changes with it. The columns: see `Reading`; engine, and download for data and for a model of the hub: see
     `load`. `corruptions=True` judges it besides on `corruption_pictures` of them (None: all) in noise, blurred, in
-    snow…: `Evaluation.corruptions`. ood: other data, with or without classes, whose pictures are of none of the
-    model's: how well it tells them from its own, `Evaluation.ood`. Writes an HTML report if `report_file` is given.
-    Raises ModelFileError, UsageError, DataError (a class that the model does not know, unreadable pictures).
+    snow…: `Evaluation.corruptions`. ood: other data, or a folder of pictures, which are of none of the model's classes:
+    how well it tells them from its own, `Evaluation.ood`. Writes an HTML report if `report_file` is given. Raises
+    ModelFileError, UsageError, DataError (a class that the model does not know, unreadable pictures).
     """
     check_report(report_file)
     corrupting.check(corruption_pictures)

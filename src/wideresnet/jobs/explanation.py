@@ -231,7 +231,7 @@ def _explainer(model: str | Path, asked: _Asked, watch: runtime.Watch) -> "_Expl
         check=asked.check,
         num_neighbours=asked.neighbours,
         reference=found,
-        seen=None if seen is None else frozenset(bytes(row) for row in seen.numpy()),
+        seen=None if seen is None else data_room.known_marks(seen),
         notes=notes,
     )
 

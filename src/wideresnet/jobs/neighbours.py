@@ -153,7 +153,7 @@ def _computed(predictor: Predictor, listing: data_room.Data, watch: runtime.Watc
     """Those of `listing` that the model says it was trained on; if none, its train part, or all that it has."""
     loaded = data_room.load(listing, predictor.card.preprocess, max_bad=None, watch=watch)
     seen = predictor.extra.get("seen", torch.empty(0, 8, dtype=torch.uint8))
-    known = {bytes(row) for row in seen.numpy()}
+    known = data_room.known_marks(seen)
     rows, found = dict[str, list[int]](), set[bytes]()
     for split in sorted(loaded.parts, key=lambda split: split != "train"):  # train first: elsewhere they are copies
         digests = [one[:8] for one in loaded.parts[split].digests]

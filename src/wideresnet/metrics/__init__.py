@@ -2,6 +2,7 @@
 and reads nothing. What scikit-learn defines is scikit-learn's; what it has not is a few lines beside its source."""
 
 from wideresnet.metrics.answers import (
+    Z_95,
     accuracy_interval,
     confusion_matrix,
     log_softmax,
@@ -36,6 +37,7 @@ from wideresnet.metrics.unknown import ACCEPTED_SHARE, UnknownScore, auroc, ener
 __all__ = [
     "ACCEPTED_SHARE",
     "TEMPERATURES",
+    "Z_95",
     "Average",
     "ClassFigures",
     "ReliabilityBins",
